@@ -1,0 +1,66 @@
+//! What makes this host a member: who it is in the mesh, its certificate, and whom it may trust and ask.
+
+use super::StateError;
+use mesh_types::netmap::Certificate;
+use mesh_types::{CoordinatorAddress, Epoch, Fingerprint, MeshConfig, MeshId, NodeId, NodeName, OverlayAddresses};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The layout of the file.
+const FORMAT: u32 = 1;
+
+/// This host's place in a mesh. Written when a join succeeds, and again as certificate and settings change.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Membership {
+    /// The node's id.
+    pub node: NodeId,
+    /// Its name as the coordinator gave it.
+    pub name: NodeName,
+    /// Its overlay addresses.
+    pub addresses: OverlayAddresses,
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// The mesh's settings as last heard: whom to trust, where coordinators are.
+    pub config: MeshConfig,
+    /// The history it was made in.
+    pub epoch: Epoch,
+    /// The CA that the token named.
+    pub authority: Fingerprint,
+    /// Coordinators that the token named, tried when those of the settings do not answer.
+    pub addresses_of_token: Vec<CoordinatorAddress>,
+    /// Whether the mesh still wants this node.
+    pub standing: Standing,
+}
+
+/// Whether the mesh still wants a node.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// A member.
+    Member,
+    /// Removed by an operator; the keys are barred until they allow it again.
+    Removed,
+}
+
+impl Membership {
+    /// The mesh.
+    pub fn mesh(&self) -> MeshId {
+        self.config.mesh
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = FORMAT.to_be_bytes().to_vec();
+        ciborium::into_writer(self, &mut bytes).expect("writing to memory does not fail");
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Self, StateError> {
+        let damaged = |why: String| StateError::Damaged { path: path.to_owned(), why };
+        let (format, content) = bytes.split_first_chunk::<4>().ok_or_else(|| damaged("cut short".to_owned()))?;
+        match u32::from_be_bytes(*format) {
+            FORMAT => ciborium::from_reader(content).map_err(|error| damaged(error.to_string())),
+            found if found > FORMAT => Err(StateError::Newer { path: path.to_owned(), found, known: FORMAT }),
+            found => Err(damaged(format!("unknown format {found}"))),
+        }
+    }
+}

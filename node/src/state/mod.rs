@@ -1,0 +1,224 @@
+//! What a node keeps on disk: its two private keys, its membership, its journal and its listen port.
+//!
+//! One directory, mode 0700, held by one daemon at a time (`lock`). Every file is 0600 from its first instant and
+//! replaced whole: written aside, synced, renamed, and the directory synced. The journal alone is appended to; its
+//! bytes are the core's, see [`JournalFile`]. Nothing here knows what a netmap is.
+
+mod files;
+mod journal;
+mod membership;
+
+pub use journal::JournalFile;
+pub use membership::{Membership, Standing};
+
+use crate::state::files::{MAX_FILE, read_capped, replace, sync_directory};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
+use mesh_types::{IdentityKey, PrivateKey, PublicKey};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "identity.key";
+const WIREGUARD: &str = "wireguard.key";
+const MEMBERSHIP: &str = "membership";
+const LISTEN_PORT: &str = "listen-port";
+const JOURNAL: &str = "journal";
+/// Everything that [`StateDir::wipe`] takes away; the lock stays while it is held.
+const ALL: [&str; 5] = [MEMBERSHIP, JOURNAL, LISTEN_PORT, WIREGUARD, IDENTITY];
+
+/// Why the state directory cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another daemon holds it.
+    #[error(
+        "state directory {0} is in use by another meshd: stop that one first, or give this one its own --state-dir"
+    )]
+    InUse(PathBuf),
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is there but makes no sense.
+    #[error(
+        "{path} is damaged ({why}): restore it from a backup, or remove the state directory and join again as a new node"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file was written by a later version.
+    #[error("{path} has format {found}, this meshd knows up to {known}: upgrade meshd on this machine")]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The highest known.
+        known: u32,
+    },
+}
+
+impl StateError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether it is for lack of permission.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// A node's two long-lived key pairs.
+pub struct Keys {
+    /// Signs presence and is the key of the certificate.
+    pub identity: SigningKey,
+    /// WireGuard's.
+    pub wireguard: PrivateKey,
+}
+
+impl Keys {
+    /// The public half of the identity key.
+    pub fn identity_key(&self) -> IdentityKey {
+        IdentityKey::from_bytes(self.identity.verifying_key().to_bytes())
+    }
+
+    /// The public half of the WireGuard key.
+    pub fn public_key(&self) -> PublicKey {
+        let secret = x25519_dalek::StaticSecret::from(*self.wireguard.as_bytes());
+        PublicKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes())
+    }
+}
+
+/// The state directory, held for as long as this lives.
+pub struct StateDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    /// Opens the directory, makes it if it is absent, and locks out other daemons.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent {
+            DirBuilder::new().recursive(true).create(parent).map_err(StateError::io("make", parent))?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::set_permissions(path, Permissions::from_mode(0o700))
+                    .map_err(StateError::io("restrict the mode of", path))?;
+            }
+            result => result.map_err(StateError::io("make", path))?,
+        }
+        let lock_path = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(StateError::io("open", &lock_path))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => StateError::InUse(path.to_owned()),
+            errno => StateError::Io { action: "lock", path: lock_path.clone(), source: errno.into() },
+        })?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The node's keys; made, and durable, if they are not there yet.
+    pub fn keys(&self) -> Result<Keys, StateError> {
+        let identity = SigningKey::from_bytes(&*self.secret(IDENTITY)?);
+        let wireguard = PrivateKey::from_bytes(*self.secret(WIREGUARD)?);
+        Ok(Keys { identity, wireguard })
+    }
+
+    /// The membership, if this node has joined.
+    pub fn membership(&self) -> Result<Option<Membership>, StateError> {
+        let path = self.path.join(MEMBERSHIP);
+        read_capped(&path, MAX_FILE)?.map(|bytes| Membership::decode(&bytes, &path)).transpose()
+    }
+
+    /// Makes `membership` durable, in place of what was there.
+    pub fn save_membership(&self, membership: &Membership) -> Result<(), StateError> {
+        replace(&self.path, MEMBERSHIP, &membership.encode())
+    }
+
+    /// The UDP port kept since the first start, if any.
+    pub fn listen_port(&self) -> Result<Option<u16>, StateError> {
+        let path = self.path.join(LISTEN_PORT);
+        let Some(bytes) = read_capped(&path, MAX_FILE)? else { return Ok(None) };
+        let port = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u16>().ok());
+        port.filter(|port| *port != 0)
+            .map(Some)
+            .ok_or(StateError::Damaged { path, why: "expected a port number".to_owned() })
+    }
+
+    /// Keeps `port` for all starts to come.
+    pub fn save_listen_port(&self, port: u16) -> Result<(), StateError> {
+        replace(&self.path, LISTEN_PORT, format!("{port}\n").as_bytes())
+    }
+
+    /// Where the journal is.
+    pub fn journal_path(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
+
+    /// Removes keys, membership and all: afterwards the directory is as it was before the first start.
+    pub fn wipe(&self) -> Result<(), StateError> {
+        for name in ALL {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::io("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        sync_directory(&self.path)
+    }
+
+    /// Thirty-two secret bytes kept in `name` as base64, the form that `wg pubkey` reads; made if absent.
+    fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
+        let path = self.path.join(name);
+        if let Some(text) = read_capped(&path, MAX_FILE)? {
+            let text = Zeroizing::new(text);
+            return decode_secret(&text)
+                .ok_or(StateError::Damaged { path, why: "expected 32 bytes in base64".to_owned() });
+        }
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(secret.as_mut_slice())
+            .map_err(|error| StateError::io("make a key for", &path)(error.into()))?;
+        let text = Zeroizing::new(format!("{}\n", STANDARD.encode(secret.as_slice())));
+        replace(&self.path, name, text.as_bytes())?;
+        Ok(secret)
+    }
+}
+
+fn decode_secret(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).ok()?);
+    bytes.as_slice().try_into().ok().map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests;

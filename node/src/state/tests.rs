@@ -1,0 +1,154 @@
+use super::*;
+use mesh_types::netmap::Certificate;
+use mesh_types::{Epoch, Fingerprint, MeshConfig, MeshDuration, MeshId, NodeId, Overlay, OverlayAddresses, Revision};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn membership() -> Membership {
+    let overlay = Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00:7::/48".parse().unwrap()).unwrap();
+    Membership {
+        node: NodeId::from_bytes([7; 16]),
+        name: "alpha".parse().unwrap(),
+        addresses: overlay
+            .addresses(1)
+            .unwrap_or(OverlayAddresses { v4: "10.7.0.1".parse().unwrap(), v6: "fd00:7::1".parse().unwrap() }),
+        certificate: Certificate(vec![1, 2, 3]),
+        config: MeshConfig {
+            mesh: MeshId::from_bytes([1; 16]),
+            overlay,
+            authorities: vec![Certificate(vec![4])],
+            coordinators: vec![],
+            key_ttl: MeshDuration::from_secs(60),
+            revision: Revision(1),
+        },
+        epoch: Epoch { counter: 1, id: 9 },
+        authority: Fingerprint::of(&[4]),
+        addresses_of_token: vec!["192.0.2.1".parse().unwrap()],
+        standing: Standing::Member,
+    }
+}
+
+#[test]
+fn everything_is_for_its_owner_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("a").join("node");
+    let state = StateDir::open(&path).unwrap();
+    state.keys().unwrap();
+    state.save_membership(&membership()).unwrap();
+    state.save_listen_port(51820).unwrap();
+    JournalFile::open(&path).unwrap();
+    assert_eq!(mode(&path), 0o700);
+    let files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 6, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_directory_that_was_open_to_others_is_closed() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("node");
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    StateDir::open(&path).unwrap();
+    assert_eq!(mode(&path), 0o700);
+}
+
+#[test]
+fn a_second_daemon_is_kept_out_until_the_first_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let first = StateDir::open(home.path()).unwrap();
+    assert!(matches!(StateDir::open(home.path()), Err(StateError::InUse(_))));
+    drop(first);
+    StateDir::open(home.path()).unwrap();
+}
+
+#[test]
+fn keys_stay_the_same_once_made_and_differ_between_nodes() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = StateDir::open(one.path()).unwrap().keys().unwrap();
+    let again = StateDir::open(one.path()).unwrap().keys().unwrap();
+    let other = StateDir::open(two.path()).unwrap().keys().unwrap();
+    assert_eq!((first.identity_key(), first.public_key()), (again.identity_key(), again.public_key()));
+    assert_ne!(first.identity_key(), other.identity_key());
+    assert_ne!(first.public_key(), other.public_key());
+}
+
+#[test]
+fn a_damaged_key_is_named_and_never_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    state.keys().unwrap();
+    let path = home.path().join(WIREGUARD);
+    fs::write(&path, "short").unwrap();
+    let error = state.keys().err().unwrap().to_string();
+    assert!(error.contains("wireguard.key is damaged"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"short");
+}
+
+#[test]
+fn a_membership_survives_its_file_and_a_later_format_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    assert_eq!(state.membership().unwrap(), None);
+    state.save_membership(&membership()).unwrap();
+    assert_eq!(state.membership().unwrap(), Some(membership()));
+
+    let path = home.path().join(MEMBERSHIP);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[3] = 2;
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(state.membership(), Err(StateError::Newer { found: 2, known: 1, .. })));
+}
+
+#[test]
+fn a_leftover_of_a_crashed_replacement_is_no_obstacle_and_lends_no_mode() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    let aside = home.path().join("listen-port.new");
+    fs::write(&aside, "half").unwrap();
+    fs::set_permissions(&aside, Permissions::from_mode(0o644)).unwrap();
+    state.save_listen_port(4000).unwrap();
+    assert_eq!(state.listen_port().unwrap(), Some(4000));
+    assert_eq!(mode(&home.path().join(LISTEN_PORT)), 0o600);
+    assert!(!aside.exists());
+}
+
+#[test]
+fn wiping_leaves_nothing_but_the_lock() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    state.keys().unwrap();
+    state.save_membership(&membership()).unwrap();
+    state.save_listen_port(1).unwrap();
+    JournalFile::open(home.path()).unwrap();
+    state.wipe().unwrap();
+    state.wipe().unwrap();
+    let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [LOCK]);
+}
+
+#[test]
+fn a_journal_goes_on_where_its_last_whole_record_ended() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut journal, held) = JournalFile::open(home.path()).unwrap();
+    assert!(held.is_empty());
+    journal.append(b"one").unwrap();
+    journal.append(b"torn").unwrap();
+    drop(journal);
+
+    let (mut journal, held) = JournalFile::open(home.path()).unwrap();
+    assert_eq!(held, b"onetorn");
+    journal.truncate(3).unwrap();
+    journal.append(b"two").unwrap();
+    assert_eq!(fs::read(home.path().join(JOURNAL)).unwrap(), b"onetwo");
+
+    journal.rewrite(b"all").unwrap();
+    journal.append(b"+").unwrap();
+    drop(journal);
+    assert_eq!(JournalFile::open(home.path()).unwrap().1, b"all+");
+    assert_eq!(mode(&home.path().join(JOURNAL)), 0o600);
+}
