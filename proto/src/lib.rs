@@ -1,7 +1,18 @@
 //! The wire of the mesh: generated messages and services, and what both ends of a wire must agree on.
+//!
+//! Messages become words of the mesh in [`convert`]; who may speak is settled in [`certificate`], [`tls`] and
+//! [`join_proof`]; connections are accepted in [`listen`] and made in [`dial`]; [`local`] is the same for the unix
+//! sockets of one host. What is said over a connection is no business of this crate.
 
 /// The generated messages and services.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("mesh.v1");
 }
+
+pub mod certificate;
+pub mod convert;
+pub mod join_proof;
+
+pub use certificate::{Authority, Identity, Leaf, Member};
+pub use convert::{Wire, WireError};

@@ -1,5 +1,7 @@
 //! Caps on everything that is fed from outside, each with its reason.
 
+use crate::time::MeshDuration;
+
 /// Candidates in one presence. A host has a few addresses on a few interfaces; each is a place other nodes send to.
 pub const MAX_CANDIDATES: usize = 16;
 
@@ -45,3 +47,34 @@ pub const MAX_SESSIONS: usize = MAX_NODES;
 
 /// Request ids remembered to make writes idempotent.
 pub const MAX_REQUESTS: usize = 4_096;
+
+/// Characters of a software version as another machine states it; longer ones are cut.
+pub const MAX_SOFTWARE: usize = 64;
+
+/// TLS handshakes under way at once on one listener: each holds some 50 KiB and ends within seconds.
+pub const MAX_HANDSHAKES: usize = 1_024;
+
+/// Removed nodes whose id and keys stay barred. The oldest are forgotten beyond it: without a join token they cannot
+/// come back either way.
+pub const MAX_REMOVED: usize = MAX_NODES;
+
+/// Coordinators that were removed and whose keys stay barred; replacing one is a rare, manual act.
+pub const MAX_FORMER_COORDINATORS: usize = 256;
+
+/// Changes in one delta, so that it stays under gRPC's 4 MiB; who lacks more gets a snapshot in pages.
+pub const MAX_DELTA: usize = 4_096;
+
+/// Presence records of nodes that the registry does not know yet: a burst of joins that reached other replicas first.
+pub const MAX_EARLY_PRESENCE: usize = 1_024;
+
+/// Buckets in a presence digest that are compared; more come from no version of ours.
+pub const MAX_DIGEST_BUCKETS: usize = 4_096;
+
+/// Shortest key lifetime: below it nodes would do little but renew.
+pub const MIN_KEY_TTL: MeshDuration = MeshDuration::from_secs(10);
+
+/// Longest key lifetime: ten years; a freed address rests as long.
+pub const MAX_KEY_TTL: MeshDuration = MeshDuration::from_secs(10 * 365 * 86_400);
+
+/// Longest time to live of a join token: a year.
+pub const MAX_TOKEN_TTL: MeshDuration = MeshDuration::from_secs(365 * 86_400);
