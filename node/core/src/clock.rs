@@ -1,0 +1,147 @@
+//! Mesh time on a node: heard from the coordinators, carried on by the time since boot, remembered over restarts.
+//!
+//! The wall clock of the host is believed only until the first word of a fresh coordinator, and even then only
+//! forwards: a host without a battery starts in 1970. Nothing here reads a clock, the shell does that.
+
+use mesh_types::MeshTime;
+use mesh_types::session::Tick;
+use serde::{Deserialize, Serialize};
+use std::ops::Add;
+use std::time::Duration;
+
+/// A moment by the host's monotonic clock that goes on during suspend (`CLOCK_BOOTTIME`), in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct BootTime(u64);
+
+impl BootTime {
+    /// The moment `elapsed` after boot.
+    pub fn from_elapsed(elapsed: Duration) -> Self {
+        Self(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The moment `millis` milliseconds after boot.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// The moment `micros` microseconds after boot.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since boot.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// The span since `earlier`; zero if that lies ahead.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The present by both of the host's clocks; every input of the core carries one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// Since boot: never jumps.
+    pub boot: BootTime,
+    /// The host's wall clock: may be wrong and may jump.
+    pub wall: MeshTime,
+}
+
+/// What of mesh time survives a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct StoredClock {
+    /// The highest mesh time that a coordinator vouched for.
+    pub highest: MeshTime,
+    /// Mesh time minus the host's wall clock at that moment, in milliseconds.
+    pub offset: i64,
+}
+
+/// How far mesh time on this node can be relied on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// A fresh coordinator told it since the daemon started.
+    Heard,
+    /// Taken from the host's clock, which does not contradict what was stored.
+    Assumed,
+    /// The host's clock is behind what was stored: deadlines may pass late by the time that the host was off.
+    Behind,
+}
+
+/// Mesh time as this node knows it.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// Mesh time was at least this much at that moment since boot.
+    anchor: (BootTime, MeshTime),
+    offset: i64,
+    heard: bool,
+}
+
+/// A tick that is this much behind what we believe was held up on its way; more is a correction by the authority.
+const DELAY: Duration = Duration::from_secs(10);
+
+impl Clock {
+    /// Starts from what is stored: the later of the highest mesh time seen and the wall clock corrected by its offset.
+    pub fn restore(stored: Option<StoredClock>, now: Now) -> Self {
+        let offset = stored.map_or(0, |s| s.offset);
+        let highest = stored.map_or(MeshTime(0), |s| s.highest);
+        Self { anchor: (now.boot, highest), offset, heard: false }
+    }
+
+    /// Takes the mesh time from a coordinator; one without contact to a leader is not believed.
+    pub fn hear(&mut self, tick: &Tick, now: Now) {
+        if !tick.fresh {
+            return;
+        }
+        let carried = self.carried(now.boot);
+        let delayed = tick.time < carried && carried.since(tick.time).to_std() < DELAY;
+        if !(self.heard && delayed) {
+            self.anchor = (now.boot, tick.time);
+        }
+        self.heard = true;
+        self.offset = self.carried(now.boot).0.wrapping_sub(now.wall.0).cast_signed();
+    }
+
+    /// Mesh time at `now`.
+    pub fn now(&self, now: Now) -> MeshTime {
+        let carried = self.carried(now.boot);
+        if self.heard { carried } else { carried.max(self.corrected(now.wall)) }
+    }
+
+    /// How far to rely on it.
+    pub fn trust(&self, now: Now) -> Trust {
+        match self.heard {
+            true => Trust::Heard,
+            false if self.corrected(now.wall) >= self.carried(now.boot) => Trust::Assumed,
+            false => Trust::Behind,
+        }
+    }
+
+    /// When, by the time since boot, mesh time will be `deadline`; the present if it has passed.
+    pub fn boot_at(&self, deadline: MeshTime, now: Now) -> BootTime {
+        now.boot + self.now(now).until(deadline).to_std()
+    }
+
+    /// What to store, if a coordinator has vouched for the time.
+    pub fn to_store(&self, now: Now) -> Option<StoredClock> {
+        self.heard.then(|| StoredClock { highest: self.carried(now.boot), offset: self.offset })
+    }
+
+    fn carried(&self, boot: BootTime) -> MeshTime {
+        let (at, time) = self.anchor;
+        MeshTime(time.0.saturating_add(u64::try_from(boot.since(at).as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    fn corrected(&self, wall: MeshTime) -> MeshTime {
+        MeshTime(wall.0.saturating_add_signed(self.offset))
+    }
+}

@@ -1,0 +1,258 @@
+//! The node's memory on disk, as bytes: a journal that is appended to and, now and then, written anew.
+//!
+//! The shell reads the file, hands it to [`Cache::replay`], writes [`Cache::compact`] to a new file in its place, and
+//! from then on appends [`encode`] of every [`Record`] and syncs. Nothing here touches a file.
+//!
+//! Layout, integers big-endian. Header, once: magic `MESHJRNL` (8 bytes), version (2), zero (2), mesh id (16), node id
+//! (16), CRC-32 of all that (4). Then records: length of the payload (4), CRC-32 of length and payload (4), payload:
+//! version of the record (1) and the record in CBOR.
+//!
+//! A file that ends within a record was cut by a crash: what stands before counts. Damage with an intact record behind
+//! it is no crash, and refused.
+
+use crate::clock::StoredClock;
+use crate::netmap::{Delta, Netmap};
+use mesh_types::{Incarnation, MeshId, NodeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+const MAGIC: [u8; 8] = *b"MESHJRNL";
+const HEADER_VERSION: u16 = 1;
+const HEADER_LEN: usize = 48;
+const FRAME_LEN: usize = 8;
+const RECORD_VERSION: u8 = 1;
+/// Bytes of one record: a netmap of 65,536 nodes has some 30 million.
+const MAX_RECORD: usize = 64 << 20;
+
+/// Whether the interface shall be there.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub enum Intent {
+    /// As long as the node is a member.
+    #[default]
+    Up,
+    /// Taken down by hand; the membership stays.
+    Down,
+}
+
+/// One change of what a node remembers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum Record {
+    /// All of the netmap.
+    Netmap(Box<Netmap>),
+    /// What changed in the netmap.
+    Delta(Delta),
+    /// Where a peer last answered from.
+    Endpoint {
+        /// The peer.
+        node: NodeId,
+        /// The place.
+        endpoint: SocketAddr,
+    },
+    /// Mesh time.
+    Clock(StoredClock),
+    /// Up or down.
+    Intent(Intent),
+    /// The highest incarnation that this node's presence has used.
+    Incarnation(Incarnation),
+}
+
+/// All that a node remembers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cache {
+    /// The mesh that it is of.
+    pub mesh: MeshId,
+    /// The node that it is of.
+    pub node: NodeId,
+    /// The netmap, once there is one.
+    pub netmap: Option<Netmap>,
+    /// Where each peer last answered from.
+    pub endpoints: BTreeMap<NodeId, SocketAddr>,
+    /// Mesh time, once heard.
+    pub clock: Option<StoredClock>,
+    /// Up or down.
+    pub intent: Intent,
+    /// The highest incarnation used.
+    pub incarnation: Incarnation,
+}
+
+/// Why a journal was not taken.
+#[derive(Debug, Error, PartialEq, Eq, Clone)]
+pub enum ReplayError {
+    /// Not a journal, or its header is damaged.
+    #[error("not a journal of this product, or its header is damaged: put the file aside and start again")]
+    Header,
+    /// Written by a later version.
+    #[error("journal is of version {0}, this daemon knows {HEADER_VERSION}: upgrade meshctl on this host")]
+    Version(u16),
+    /// Of another node or mesh.
+    #[error("journal is of node {node} in mesh {mesh}, not of this node: it was copied here; put the file aside")]
+    Foreign {
+        /// The mesh in the header.
+        mesh: MeshId,
+        /// The node in the header.
+        node: NodeId,
+    },
+    /// Damaged before its end.
+    #[error(
+        "journal is damaged at byte {offset} with intact records behind it, so that it was no crash: check the disk, \
+         then put the file aside; the netmap comes back with the first session"
+    )]
+    Damaged {
+        /// Where the damaged record begins.
+        offset: usize,
+    },
+    /// A record of a later version, or not understood although its checksum holds.
+    #[error("journal record at byte {offset} is not understood: it was written by a later version; upgrade meshctl")]
+    Record {
+        /// Where it begins.
+        offset: usize,
+    },
+}
+
+/// Encodes one record as it is appended to the journal.
+pub fn encode(record: &Record) -> Vec<u8> {
+    let mut out = vec![0; FRAME_LEN];
+    out.push(RECORD_VERSION);
+    ciborium::into_writer(record, &mut out).expect("plain data encodes into memory");
+    let length = u32::try_from(out.len() - FRAME_LEN).expect("a record is capped by the limits of the netmap");
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    let check = checksum(&out[..4], &out[FRAME_LEN..]);
+    out[4..FRAME_LEN].copy_from_slice(&check.to_be_bytes());
+    out
+}
+
+impl Cache {
+    /// Remembers nothing yet.
+    pub fn new(mesh: MeshId, node: NodeId) -> Self {
+        Self {
+            mesh,
+            node,
+            netmap: None,
+            endpoints: BTreeMap::new(),
+            clock: None,
+            intent: Intent::Up,
+            incarnation: Incarnation(0),
+        }
+    }
+
+    /// Reads a journal of `node` in `mesh`: what it remembers, and how many of the bytes count.
+    ///
+    /// An empty file, or one cut within its header, is a journal that was never finished: nothing, 0 bytes.
+    pub fn replay(bytes: &[u8], mesh: MeshId, node: NodeId) -> Result<(Self, usize), ReplayError> {
+        let mut cache = Self::new(mesh, node);
+        if bytes.len() < HEADER_LEN {
+            return Ok((cache, 0));
+        }
+        cache.check_header(&bytes[..HEADER_LEN])?;
+        let mut offset = HEADER_LEN;
+        while offset < bytes.len() {
+            let Some(payload) = intact(&bytes[offset..]) else {
+                return if is_torn_tail(&bytes[offset..]) {
+                    Ok((cache, offset))
+                } else {
+                    Err(ReplayError::Damaged { offset })
+                };
+            };
+            let record = decode(payload).ok_or(ReplayError::Record { offset })?;
+            cache.apply(&record);
+            offset += FRAME_LEN + payload.len();
+        }
+        Ok((cache, offset))
+    }
+
+    /// A whole journal that says just this.
+    pub fn compact(&self) -> Vec<u8> {
+        let mut out = self.header();
+        let netmap = self.netmap.clone().map(|n| Record::Netmap(Box::new(n)));
+        let clock = self.clock.map(Record::Clock);
+        let endpoints = self.endpoints.iter().map(|(&node, &endpoint)| Record::Endpoint { node, endpoint });
+        let rest = [Record::Intent(self.intent), Record::Incarnation(self.incarnation)];
+        for record in netmap.into_iter().chain(clock).chain(endpoints).chain(rest) {
+            out.extend_from_slice(&encode(&record));
+        }
+        out
+    }
+
+    /// Takes one change. A removed peer's endpoint goes with it.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Netmap(netmap) => {
+                self.endpoints.retain(|id, _| netmap.nodes.contains_key(id));
+                self.netmap = Some((**netmap).clone());
+            }
+            Record::Delta(delta) => {
+                if let Some(netmap) = &mut self.netmap {
+                    netmap.apply(delta);
+                    self.endpoints.retain(|id, _| netmap.nodes.contains_key(id));
+                }
+            }
+            Record::Endpoint { node, endpoint } => {
+                if self.netmap.as_ref().is_some_and(|n| n.nodes.contains_key(node)) {
+                    self.endpoints.insert(*node, *endpoint);
+                }
+            }
+            Record::Clock(clock) => self.clock = Some(*clock),
+            Record::Intent(intent) => self.intent = *intent,
+            Record::Incarnation(incarnation) => self.incarnation = *incarnation,
+        }
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_LEN);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&HEADER_VERSION.to_be_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(self.mesh.as_bytes());
+        out.extend_from_slice(self.node.as_bytes());
+        let check = crc32fast::hash(&out);
+        out.extend_from_slice(&check.to_be_bytes());
+        out
+    }
+
+    fn check_header(&self, header: &[u8]) -> Result<(), ReplayError> {
+        let (content, check) = header.split_last_chunk::<4>().ok_or(ReplayError::Header)?;
+        if content[..MAGIC.len()] != MAGIC || crc32fast::hash(content) != u32::from_be_bytes(*check) {
+            return Err(ReplayError::Header);
+        }
+        let version = u16::from_be_bytes([content[8], content[9]]);
+        if version != HEADER_VERSION {
+            return Err(ReplayError::Version(version));
+        }
+        let mesh = MeshId::try_from(&content[12..28]).map_err(|_| ReplayError::Header)?;
+        let node = NodeId::try_from(&content[28..44]).map_err(|_| ReplayError::Header)?;
+        if (mesh, node) != (self.mesh, self.node) {
+            return Err(ReplayError::Foreign { mesh, node });
+        }
+        Ok(())
+    }
+}
+
+fn checksum(length: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(length);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// The payload of the record at the start of `bytes`, if it is whole and its checksum holds.
+fn intact(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (check, rest) = rest.split_first_chunk::<4>()?;
+    let size = usize::try_from(u32::from_be_bytes(*length)).ok().filter(|size| (1..=MAX_RECORD).contains(size))?;
+    let payload = rest.get(..size)?;
+    (checksum(length, payload) == u32::from_be_bytes(*check)).then_some(payload)
+}
+
+/// Whether nothing intact stands anywhere behind the damaged record at the start of `bytes`.
+fn is_torn_tail(bytes: &[u8]) -> bool {
+    (1..bytes.len()).all(|at| intact(&bytes[at..]).is_none())
+}
+
+fn decode(payload: &[u8]) -> Option<Record> {
+    match payload.split_first() {
+        Some((&RECORD_VERSION, cbor)) => ciborium::from_reader(cbor).ok(),
+        _ => None,
+    }
+}
