@@ -1,1 +1,12 @@
 //! The coordinators' thinking: the replicated registry, presence and sessions. No I/O, clock or randomness.
+
+pub mod clock;
+mod codec;
+pub mod command;
+pub mod registry;
+pub mod reply;
+
+pub use codec::DecodeError;
+pub use command::{Command, Entry, Proposal};
+pub use registry::Registry;
+pub use reply::{Rejection, Reply};

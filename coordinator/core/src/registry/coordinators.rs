@@ -1,0 +1,224 @@
+//! The mesh itself and its coordinators: founding, replicas that come and go, settings, epochs, the log's language.
+//!
+//! Who votes is Raft's own business; here is who a coordinator is and where it answers.
+
+use super::Registry;
+use super::members::free_name;
+use super::state::{Enrolment, Mesh};
+use crate::command::{
+    Found, JoinCoordinator, OpenEpoch, RaiseLevel, RemoveCoordinator, SetCoordinatorAddresses, SetKeyTtl,
+};
+use crate::reply::{KeyHolder, Rejection, Reply};
+use mesh_types::epoch::EpochOrder;
+use mesh_types::{
+    CoordinatorAddress, CoordinatorId, CoordinatorRecord, Level, MeshConfig, MeshDuration, Overlay, Role, limits,
+};
+use std::collections::BTreeMap;
+
+const FIRST: CoordinatorId = CoordinatorId(1);
+
+impl Registry {
+    pub(super) fn found(&mut self, found: &Found) -> Result<Reply, Rejection> {
+        if let Some(mesh) = &self.state.mesh {
+            return Err(Rejection::AlreadyFounded(mesh.config.mesh));
+        }
+        check_found(found)?;
+        let revision = self.next_revision();
+        let config = MeshConfig {
+            mesh: found.mesh,
+            overlay: found.overlay,
+            authorities: vec![found.authority.clone()],
+            coordinators: vec![found.coordinator.clone()],
+            key_ttl: found.key_ttl,
+            revision,
+        };
+        self.index.add_coordinator(&found.coordinator);
+        self.state.mesh = Some(Mesh {
+            epoch: found.epoch,
+            config,
+            next_coordinator: following(FIRST),
+            coordinator_enrolments: BTreeMap::new(),
+            former_coordinators: BTreeMap::new(),
+        });
+        Ok(Reply::Done)
+    }
+
+    /// Idempotent by token and identity key, as a node's join is. A current coordinator's key with another token is
+    /// refused: a replica that lost its disk must not come back under its old id.
+    pub(super) fn join_coordinator(&mut self, join: &JoinCoordinator) -> Result<Reply, Rejection> {
+        let mesh = self.mesh()?;
+        let shown = Enrolment { token: join.token, secret_hash: join.secret_hash };
+        let holder = self.index.identity_keys.get(&join.identity_key).cloned();
+        if let Some(KeyHolder::Coordinator(id)) = holder
+            && mesh.coordinator_enrolments.get(&id) == Some(&shown)
+            && let Some(record) = self.coordinator(id)
+        {
+            return Ok(Reply::Coordinator(record.clone()));
+        }
+        self.check_token(join.token, join.secret_hash, Role::Coordinator)?;
+        if let Some(by) = holder {
+            return Err(self.key_conflict(by));
+        }
+        check_addresses(&join.addresses)?;
+        let record = self.enlist(join, shown)?;
+        self.spend_token(join.token);
+        Ok(Reply::Coordinator(record))
+    }
+
+    pub(super) fn set_coordinator_addresses(&mut self, set: &SetCoordinatorAddresses) -> Result<Reply, Rejection> {
+        self.mesh()?;
+        check_addresses(&set.addresses)?;
+        let held = self.coordinator(set.coordinator).ok_or(Rejection::CoordinatorUnknown(set.coordinator))?;
+        let record = CoordinatorRecord { addresses: set.addresses.clone(), ..held.clone() };
+        if *held != record {
+            let changed = record.clone();
+            self.change_config(|config| {
+                config.coordinators.iter_mut().filter(|c| c.id == changed.id).for_each(|c| *c = changed.clone());
+            })?;
+        }
+        Ok(Reply::Coordinator(record))
+    }
+
+    pub(super) fn remove_coordinator(&mut self, remove: &RemoveCoordinator) -> Result<Reply, Rejection> {
+        let id = remove.coordinator;
+        let mesh = self.mesh()?;
+        if mesh.former_coordinators.contains_key(&id) {
+            return Ok(Reply::CoordinatorRemoved(id));
+        }
+        let record = self.coordinator(id).ok_or(Rejection::CoordinatorUnknown(id))?.clone();
+        if mesh.config.coordinators.len() == 1 {
+            return Err(Rejection::LastCoordinator(id));
+        }
+        self.change_config(|config| config.coordinators.retain(|c| c.id != id))?;
+        self.retire(record)?;
+        Ok(Reply::CoordinatorRemoved(id))
+    }
+
+    pub(super) fn set_key_ttl(&mut self, set: &SetKeyTtl) -> Result<Reply, Rejection> {
+        check_key_ttl(set.ttl)?;
+        if self.mesh()?.config.key_ttl != set.ttl {
+            self.change_config(|config| config.key_ttl = set.ttl)?;
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn raise_level(&mut self, raise: &RaiseLevel) -> Result<Reply, Rejection> {
+        self.mesh()?;
+        let current = self.state.level;
+        if raise.level < current || raise.level > Level::SUPPORTED {
+            return Err(Rejection::LevelOrder { current, wanted: raise.level });
+        }
+        self.state.level = raise.level;
+        Ok(Reply::Done)
+    }
+
+    /// Begins another history. Revisions do not compare across it, so every node gets a snapshot.
+    pub(super) fn open_epoch(&mut self, open: &OpenEpoch) -> Result<Reply, Rejection> {
+        let mesh = self.mesh()?;
+        if mesh.epoch.compare(open.epoch) != EpochOrder::Newer {
+            return Err(Rejection::EpochOrder { held: mesh.epoch, offered: open.epoch });
+        }
+        self.check_survivor(&open.coordinator)?;
+        self.replace_coordinators(&open.coordinator)?;
+        let mesh = self.mesh_mut()?;
+        mesh.epoch = open.epoch;
+        mesh.next_coordinator = mesh.next_coordinator.max(following(open.coordinator.id));
+        if open.void_tokens {
+            self.state.tokens.clear();
+        }
+        self.state.floor = self.state.revision;
+        Ok(Reply::Done)
+    }
+
+    fn enlist(&mut self, join: &JoinCoordinator, shown: Enrolment) -> Result<CoordinatorRecord, Rejection> {
+        let mesh = self.mesh()?;
+        let coordinators = &mesh.config.coordinators;
+        if coordinators.len() >= limits::MAX_COORDINATORS {
+            return Err(Rejection::TooManyCoordinators);
+        }
+        let record = CoordinatorRecord {
+            id: mesh.next_coordinator,
+            name: free_name(&join.name, |name| coordinators.iter().any(|c| c.name == *name)),
+            identity_key: join.identity_key,
+            addresses: join.addresses.clone(),
+        };
+        self.change_config(|config| config.coordinators.push(record.clone()))?;
+        self.index.add_coordinator(&record);
+        let mesh = self.mesh_mut()?;
+        mesh.next_coordinator = following(record.id);
+        mesh.coordinator_enrolments.insert(record.id, shown);
+        Ok(record)
+    }
+
+    /// The survivor of a recovery is a present coordinator; the one of a restore has a fresh id and key.
+    fn check_survivor(&self, survivor: &CoordinatorRecord) -> Result<(), Rejection> {
+        let mesh = self.mesh()?;
+        check_addresses(&survivor.addresses)?;
+        let is_present = self.coordinator(survivor.id).is_some();
+        if !is_present && survivor.id < mesh.next_coordinator {
+            return Err(Rejection::CoordinatorIdSpent(survivor.id));
+        }
+        match self.index.identity_keys.get(&survivor.identity_key) {
+            Some(KeyHolder::Coordinator(id)) if *id == survivor.id => Ok(()),
+            Some(by) => Err(self.key_conflict(by.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn replace_coordinators(&mut self, survivor: &CoordinatorRecord) -> Result<(), Rejection> {
+        let before = self.mesh()?.config.coordinators.clone();
+        self.change_config(|config| config.coordinators = vec![survivor.clone()])?;
+        for record in before {
+            if record.id == survivor.id {
+                self.index.drop_coordinator(&record);
+            } else {
+                self.retire(record)?;
+            }
+        }
+        self.index.add_coordinator(survivor);
+        Ok(())
+    }
+
+    /// Bars a coordinator's id and key. The oldest are forgotten beyond the cap; their ids stay spent by the count.
+    fn retire(&mut self, record: CoordinatorRecord) -> Result<(), Rejection> {
+        let mesh = self.mesh_mut()?;
+        mesh.coordinator_enrolments.remove(&record.id);
+        mesh.former_coordinators.insert(record.id, record);
+        if mesh.former_coordinators.len() > limits::MAX_FORMER_COORDINATORS
+            && let Some((_, forgotten)) = mesh.former_coordinators.pop_first()
+        {
+            self.index.drop_coordinator(&forgotten);
+        }
+        Ok(())
+    }
+}
+
+fn check_found(found: &Found) -> Result<(), Rejection> {
+    check_key_ttl(found.key_ttl)?;
+    check_addresses(&found.coordinator.addresses)?;
+    if Overlay::new(found.overlay.v4, found.overlay.v6) != Ok(found.overlay) {
+        return Err(Rejection::OverlayUnusable(found.overlay));
+    }
+    if found.coordinator.id != FIRST {
+        return Err(Rejection::CoordinatorIdSpent(found.coordinator.id));
+    }
+    match found.authority.0.len() {
+        1..=limits::MAX_CERTIFICATE => Ok(()),
+        length => Err(Rejection::CertificateSize(length)),
+    }
+}
+
+fn check_key_ttl(ttl: MeshDuration) -> Result<(), Rejection> {
+    if (limits::MIN_KEY_TTL..=limits::MAX_KEY_TTL).contains(&ttl) { Ok(()) } else { Err(Rejection::KeyTtl(ttl)) }
+}
+
+fn check_addresses(addresses: &[CoordinatorAddress]) -> Result<(), Rejection> {
+    match addresses.len() {
+        1..=limits::MAX_COORDINATOR_ADDRESSES => Ok(()),
+        count => Err(Rejection::AddressCount(count)),
+    }
+}
+
+fn following(id: CoordinatorId) -> CoordinatorId {
+    CoordinatorId(id.0.saturating_add(1))
+}
