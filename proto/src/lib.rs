@@ -11,8 +11,17 @@ pub mod v1 {
 }
 
 pub mod certificate;
+mod channel;
 pub mod convert;
+pub mod dial;
 pub mod join_proof;
+pub mod listen;
+pub mod local;
+mod resolve;
+pub mod tls;
 
 pub use certificate::{Authority, Identity, Leaf, Member};
 pub use convert::{Wire, WireError};
+pub use dial::{Connection, DialError, Dialer};
+pub use listen::{Caller, caller};
+pub use tls::{Clock, Credentials, Expect, Trust};

@@ -1,0 +1,174 @@
+//! Accepts TLS connections and hands them to tonic, with what is known of the caller.
+//!
+//! A listener lives until its stream is dropped; handshakes then under way end with it. They run beside each other, a
+//! bounded number of them, each with a deadline, so that one that stalls or fails never holds up another or ends the
+//! stream. Tonic's own accept loop is not used: it cannot show the TLS exporter, which the join proof needs.
+
+use crate::certificate::Identity;
+use crate::join_proof::Exporter;
+use crate::tls::{EXPORTER_LABEL, identity_of};
+use futures::Stream;
+use mesh_types::limits::MAX_HANDSHAKES;
+use rustls::ServerConfig;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::server::Connected;
+
+/// An honest handshake takes two round trips; slower ones only hold a place.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After accept itself failed, usually for want of file descriptors, trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is at the other end of a connection. Found in each request by [`caller`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Where it calls from.
+    pub remote: SocketAddr,
+    /// Who it is by its certificate; none was shown by one who is about to join.
+    pub identity: Option<Identity>,
+    /// The keying material of the connection, for the join proof.
+    pub exporter: Exporter,
+}
+
+/// Who made `request`; `None` if it did not come over [`incoming`].
+pub fn caller<T>(request: &tonic::Request<T>) -> Option<&Caller> {
+    request.extensions().get::<Caller>()
+}
+
+/// Accepts connections for tonic's `serve_with_incoming`. The stream never ends and yields no error.
+pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
+    Incoming { listener, acceptor: config.into(), handshakes: JoinSet::new(), pause: None }
+}
+
+/// The stream of accepted connections.
+pub struct Incoming {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    handshakes: JoinSet<Option<TlsStream>>,
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<TlsStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.accept(cx);
+        loop {
+            match ready!(self.handshakes.poll_join_next(cx)) {
+                Some(Ok(Some(stream))) => return Poll::Ready(Some(Ok(stream))),
+                // There is room again.
+                Some(Ok(None) | Err(_)) => self.accept(cx),
+                // Accepting has registered to wake us.
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// Begins handshakes with all that wait, as far as there is room.
+    fn accept(&mut self, cx: &mut Context<'_>) {
+        while self.handshakes.len() < MAX_HANDSHAKES {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    return;
+                }
+                self.pause = None;
+            }
+            match self.listener.poll_accept(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok((stream, remote))) => {
+                    self.handshakes.spawn(handshake(self.acceptor.clone(), stream, remote));
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr) -> Option<TlsStream> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, establish(acceptor, stream, remote)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%remote, "handshake timed out");
+            None
+        }
+    }
+}
+
+async fn establish(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr) -> io::Result<TlsStream> {
+    stream.set_nodelay(true)?;
+    let inner = acceptor.accept(stream).await?;
+    let session = inner.get_ref().1;
+    let exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(io::Error::other)?;
+    let identity = identity_of(session.peer_certificates());
+    Ok(TlsStream { caller: Caller { remote, identity, exporter }, inner })
+}
+
+/// An accepted connection.
+pub struct TlsStream {
+    caller: Caller,
+    inner: tokio_rustls::server::TlsStream<TcpStream>,
+}
+
+impl TlsStream {
+    /// Who is at the other end.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl Connected for TlsStream {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
