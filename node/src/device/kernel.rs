@@ -1,0 +1,241 @@
+//! The kernel's WireGuard, over generic netlink.
+//!
+//! The device outlives this program: it is left running at the end, and taken over by its key at the next start with not
+//! a packet lost. Ownership is checked through `wireguard-control`; changes and readings go in batches of our own, as
+//! that crate sends a peer whole for each change, brings a removed peer back, and does not join a peer that a dump cuts
+//! in two.
+
+use super::{Backend, Device, DeviceError, kernel_message};
+use crate::link::netlink::{Background, Netlink, TIMEOUT};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use genetlink::{GenetlinkError, GenetlinkHandle};
+use mesh_node_core::device::{ActualDevice, DeviceUpdate};
+use mesh_types::PublicKey;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
+use std::io;
+use tracing::info;
+use wireguard_control::InterfaceName;
+
+/// A dump that a change ran into is begun anew this often. We are the only ones to change it, as a rule.
+const DUMP_ATTEMPTS: u32 = 4;
+
+/// The kernel's mark on a dump that a change ran into.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+/// A kernel device.
+pub struct Kernel {
+    interface: String,
+    index: u32,
+    netlink: Netlink,
+    generic: GenetlinkHandle,
+    _task: Background,
+}
+
+/// Whose an interface is.
+enum Owner {
+    Nobody,
+    Us(u32),
+    Other(DeviceError),
+}
+
+impl Kernel {
+    /// Makes the device, or takes over the one that is ours.
+    pub async fn open(interface: &str, ours: Option<PublicKey>) -> Result<Self, DeviceError> {
+        let netlink = open_netlink()?;
+        match owner(&netlink, interface, ours).await? {
+            Owner::Other(error) => Err(error),
+            Owner::Us(index) => {
+                info!(interface, "taking over our running kernel device");
+                Self::attach(netlink, interface, index)
+            }
+            Owner::Nobody => {
+                netlink.add_wireguard_link(interface).await.map_err(|error| creation_error(interface, error))?;
+                let link = netlink.link(interface).await.map_err(|e| looking_at(interface, e))?;
+                let index = link.ok_or_else(|| DeviceError::Gone { interface: interface.to_owned() })?.index;
+                Self::attach(netlink, interface, index)
+            }
+        }
+    }
+
+    /// Takes over the device if there is one and it is ours; refuses another's.
+    pub async fn adopt(interface: &str, ours: Option<PublicKey>) -> Result<Option<Self>, DeviceError> {
+        let netlink = open_netlink()?;
+        match owner(&netlink, interface, ours).await? {
+            Owner::Nobody => Ok(None),
+            Owner::Us(index) => Self::attach(netlink, interface, index).map(Some),
+            Owner::Other(error) => Err(error),
+        }
+    }
+
+    fn attach(netlink: Netlink, interface: &str, index: u32) -> Result<Self, DeviceError> {
+        let (connection, generic, _unsolicited) =
+            genetlink::new_connection().map_err(|error| DeviceError::system("open a generic netlink socket", error))?;
+        let task = Background::spawn(connection);
+        Ok(Self { interface: interface.to_owned(), index, netlink, generic, _task: task })
+    }
+
+    async fn dump(&mut self) -> Result<ActualDevice, DeviceError> {
+        let doing = format!("read the WireGuard device {}", self.interface);
+        for _ in 0..DUMP_ATTEMPTS {
+            let attempt = self.try_dump();
+            if let Some(device) = bounded(attempt).await.map_err(|error| self.error(&doing, error))? {
+                return Ok(device);
+            }
+        }
+        Err(self.error(&doing, io::Error::other("it is changed all the time by someone else")))
+    }
+
+    /// `None` if a change came in between.
+    async fn try_dump(&mut self) -> io::Result<Option<ActualDevice>> {
+        let mut device = ActualDevice::default();
+        let mut replies = self.request(WireguardCmd::GetDevice, Vec::new(), NLM_F_DUMP).await?;
+        let mut whole = true;
+        while let Some(reply) = replies.next().await {
+            let reply = reply.map_err(io::Error::other)?;
+            whole &= reply.header.flags & NLM_F_DUMP_INTR == 0;
+            match reply.payload {
+                NetlinkPayload::InnerMessage(message) => {
+                    kernel_message::decode(&message.payload.attributes, &mut device);
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+        Ok(whole.then_some(device))
+    }
+
+    async fn apply_all(&mut self, update: &DeviceUpdate) -> Result<(), DeviceError> {
+        for message in kernel_message::encode(update) {
+            let sent = self.send(message);
+            if let Err(error) = bounded(sent).await {
+                return Err(match (error.raw_os_error(), update.listen_port) {
+                    (Some(libc::EADDRINUSE), Some(port)) => DeviceError::PortTaken { port },
+                    _ => self.error(&format!("change the WireGuard device {}", self.interface), error),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
+        let mut replies = self.request(WireguardCmd::SetDevice, attributes, NLM_F_ACK).await?;
+        while let Some(reply) = replies.next().await {
+            if let NetlinkPayload::Error(error) = reply.map_err(io::Error::other)?.payload
+                && error.code.is_some()
+            {
+                return Err(error.to_io());
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses the device by index, so that another of the same name is never touched.
+    async fn request(
+        &mut self,
+        cmd: WireguardCmd,
+        mut attributes: Vec<WireguardAttribute>,
+        flags: u16,
+    ) -> io::Result<
+        impl futures::Stream<Item = Result<NetlinkMessage<GenlMessage<WireguardMessage>>, netlink_packet_core::DecodeError>>
+        + Unpin
+        + use<>,
+    > {
+        attributes.insert(0, WireguardAttribute::IfIndex(self.index));
+        let mut message = NetlinkMessage::from(GenlMessage::from_payload(WireguardMessage { cmd, attributes }));
+        message.header.flags = NLM_F_REQUEST | flags;
+        self.generic.request(message).await.map_err(generic_error)
+    }
+
+    fn error(&self, doing: &str, error: io::Error) -> DeviceError {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => DeviceError::Gone { interface: self.interface.clone() },
+            _ => DeviceError::system(doing, error),
+        }
+    }
+
+    async fn take_away(self) -> Result<(), DeviceError> {
+        let removed = self.netlink.delete_link(&self.interface).await;
+        removed.map_err(|error| DeviceError::system(format!("remove interface {}", self.interface), error))
+    }
+}
+
+impl Device for Kernel {
+    fn backend(&self) -> Backend {
+        Backend::Kernel
+    }
+
+    fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    fn read(&mut self) -> BoxFuture<'_, Result<ActualDevice, DeviceError>> {
+        self.dump().boxed()
+    }
+
+    fn apply<'a>(&'a mut self, update: &'a DeviceUpdate) -> BoxFuture<'a, Result<(), DeviceError>> {
+        self.apply_all(update).boxed()
+    }
+
+    fn remove(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
+        self.take_away().boxed()
+    }
+}
+
+async fn owner(netlink: &Netlink, interface: &str, ours: Option<PublicKey>) -> Result<Owner, DeviceError> {
+    let Some(link) = netlink.link(interface).await.map_err(|error| looking_at(interface, error))? else {
+        return Ok(Owner::Nobody);
+    };
+    if link.kind != "wireguard" {
+        return Ok(Owner::Other(DeviceError::NameTaken { interface: interface.to_owned(), kind: link.kind }));
+    }
+    let found = public_key(interface).await?;
+    Ok(match found {
+        Some(key) if Some(key) != ours => {
+            Owner::Other(DeviceError::ForeignKey { interface: interface.to_owned(), found: key.to_string() })
+        }
+        _ => Owner::Us(link.index),
+    })
+}
+
+/// Asks for the key that an existing device has.
+async fn public_key(interface: &str) -> Result<Option<PublicKey>, DeviceError> {
+    let invalid = || DeviceError::InvalidName { interface: interface.to_owned() };
+    let name: InterfaceName = interface.parse().map_err(|_| invalid())?;
+    let read = tokio::task::spawn_blocking(move || {
+        wireguard_control::Device::get(&name, wireguard_control::Backend::Kernel).map(|device| device.public_key)
+    });
+    let read = tokio::time::timeout(TIMEOUT, read).await.map_err(io::Error::from);
+    let key = read.and_then(|joined| joined.map_err(io::Error::other).flatten());
+    let key = key.map_err(|error| DeviceError::system(format!("read the WireGuard device {interface}"), error))?;
+    Ok(key.map(|key| PublicKey::from_bytes(key.0)))
+}
+
+fn open_netlink() -> Result<Netlink, DeviceError> {
+    Netlink::open().map_err(|error| DeviceError::system("open a netlink socket", error))
+}
+
+fn looking_at(interface: &str, error: io::Error) -> DeviceError {
+    DeviceError::system(format!("look at interface {interface}"), error)
+}
+
+fn creation_error(interface: &str, error: io::Error) -> DeviceError {
+    match error.raw_os_error() {
+        // Linux knows no such kind of link, and found no module for it.
+        Some(libc::EOPNOTSUPP | libc::ENODEV) => DeviceError::KernelMissing,
+        _ => DeviceError::system(format!("make the WireGuard interface {interface}"), error),
+    }
+}
+
+async fn bounded<T>(call: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(TIMEOUT, call).await?
+}
+
+fn generic_error(error: GenetlinkError) -> io::Error {
+    match error {
+        GenetlinkError::NetlinkError(error) => error,
+        error => io::Error::other(error),
+    }
+}
