@@ -3,10 +3,13 @@
 pub mod clock;
 mod codec;
 pub mod command;
+pub mod hub;
+pub mod presence;
 pub mod registry;
 pub mod reply;
 
 pub use codec::DecodeError;
 pub use command::{Command, Entry, Proposal};
+pub use hub::{Hub, HubAction, SessionId};
 pub use registry::Registry;
 pub use reply::{Rejection, Reply};

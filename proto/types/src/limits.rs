@@ -45,6 +45,9 @@ pub const SESSION_QUEUE: usize = 256;
 /// Sessions one coordinator keeps: more than a mesh may have nodes.
 pub const MAX_SESSIONS: usize = MAX_NODES;
 
+/// Sessions of one node at once: the live one, and streams of a reconnect that are not told apart yet.
+pub const MAX_SESSIONS_PER_NODE: usize = 4;
+
 /// Request ids remembered to make writes idempotent.
 pub const MAX_REQUESTS: usize = 4_096;
 
