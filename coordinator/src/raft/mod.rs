@@ -1,0 +1,402 @@
+//! Raft, hidden behind one facade: start, propose, read at a known point, change who is a member.
+//!
+//! Nothing outside this module names openraft. A [`Raft`] lives as long as the process; when its store fails it stops
+//! for good, and [`Raft::failed`] says why, so that the process exits and is restarted.
+
+mod disk;
+mod log;
+mod machine;
+mod network;
+mod plan;
+mod record;
+mod types;
+
+pub(crate) use disk::Disk;
+pub(crate) use machine::View;
+pub(crate) use network::{CallError, Kind, Transport};
+
+use bytes::Bytes;
+use log::LogStore;
+use machine::Machine;
+#[cfg(test)]
+use mesh_coordinator_core::Registry;
+use mesh_coordinator_core::{Entry, Reply};
+use mesh_types::{CoordinatorId, MeshId};
+use network::{ChunkReply, Network, SnapshotChunk};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::SnapshotResponse;
+use openraft::{
+    ChangeMembers, Config, EmptyNode, Instant as _, LogIdOptionExt as _, ReadPolicy, ServerState, SnapshotPolicy,
+};
+use plan::{Situation, Step};
+use record::{decode, encode};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use types::{EntryBytes, Snapshot, Types};
+
+/// Without word from a leader for this long a replica is stale.
+const CONTACT: Duration = Duration::from_secs(3);
+/// Entries a learner may be behind and still be promoted.
+const CAUGHT_UP: u64 = 64;
+/// Entries after which the log is compacted into a snapshot, and entries kept behind it for replicas a little behind.
+const SNAPSHOT_EVERY: u64 = 4_096;
+const KEEP: u64 = 1_024;
+/// Bytes of a snapshot that are taken from a leader: far above the largest registry.
+const MAX_SNAPSHOT: usize = 256 << 20;
+
+/// How fast Raft reacts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// The shortest time without a leader after which a replica stands for election; the longest is twice that.
+    pub election: Duration,
+    /// How often a leader says that it is there.
+    pub heartbeat: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { election: Duration::from_millis(500), heartbeat: Duration::from_millis(100) }
+    }
+}
+
+/// Why a proposal has no reply.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProposeError {
+    /// Another replica leads, or none.
+    #[error("this replica does not lead")]
+    NotLeader(Option<CoordinatorId>),
+    /// The leader changed meanwhile: the entry may or may not be in the log. Ask again with the same request id.
+    #[error("the leader changed while the entry was being written")]
+    Uncertain,
+    /// Raft has stopped.
+    #[error("raft has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Who leads and who is a member, as this replica knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Status {
+    /// Whether this replica leads.
+    pub(crate) leads: bool,
+    /// Who leads.
+    pub(crate) leader: Option<CoordinatorId>,
+    /// Who votes.
+    pub(crate) voters: BTreeSet<CoordinatorId>,
+    /// Who is a member and does not vote.
+    pub(crate) learners: BTreeSet<CoordinatorId>,
+    /// Whether there was word from a leader, or a quorum, within the last seconds.
+    pub(crate) fresh: bool,
+    /// One more than the index of the last applied entry.
+    pub(crate) applied: u64,
+}
+
+/// The running Raft; clones share it.
+#[derive(Clone)]
+pub(crate) struct Raft {
+    id: u64,
+    inner: openraft::Raft<Types, Machine>,
+    view: View,
+    heard: Arc<Mutex<Option<Instant>>>,
+    incoming: Arc<Mutex<Incoming>>,
+}
+
+/// A snapshot on its way in.
+#[derive(Default)]
+struct Incoming {
+    content: Vec<u8>,
+}
+
+/// Whose store it is: a store of another mesh or replica is never mixed in.
+#[derive(Serialize, Deserialize, PartialEq, Eq, Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    /// The mesh.
+    pub(crate) mesh: MeshId,
+    /// The replica.
+    pub(crate) coordinator: CoordinatorId,
+}
+
+impl Disk {
+    /// Whose store this is; none if it is new.
+    pub(crate) fn owner(&self) -> io::Result<Option<Owner>> {
+        self.read(disk::key::OWNER)?.map(|bytes| decode("owner of the Raft store", &bytes)).transpose()
+    }
+
+    /// Whether Raft never ran on this store, so that nothing is lost with it.
+    pub(crate) fn is_unused(&self) -> io::Result<bool> {
+        Ok(self.read(disk::key::VOTE)?.is_none()
+            && self.read(disk::key::SNAPSHOT)?.is_none()
+            && self.read_log()?.is_empty())
+    }
+
+    /// Marks a new store.
+    pub(crate) async fn set_owner(&self, owner: Owner) -> io::Result<()> {
+        self.write_durably(disk::Write::Owner(encode(&owner))).await
+    }
+}
+
+impl Raft {
+    /// Starts Raft on `disk` as replica `id`. It takes part from now on, but knows no other replica before it was
+    /// [initialised](Self::initialize) or a leader calls.
+    pub(crate) async fn start<T: Transport>(
+        id: CoordinatorId,
+        timing: Timing,
+        disk: Disk,
+        transport: T,
+    ) -> anyhow::Result<Self> {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "mesh".into(),
+            election_timeout_min: millis(timing.election),
+            election_timeout_max: millis(timing.election).saturating_mul(2),
+            heartbeat_interval: millis(timing.heartbeat),
+            enable_pre_vote: Some(true),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+            max_in_snapshot_log_to_keep: KEEP,
+            purge_batch_size: 256,
+            ..Config::default()
+        };
+        let config = Arc::new(config.validate()?);
+        let log = LogStore::load(disk.clone())?;
+        let (machine, view) = Machine::new(disk);
+        let inner = openraft::Raft::new(id.0, config, Network(id.0, transport), log, machine).await?;
+        Ok(Self { id: id.0, inner, view, heard: Arc::default(), incoming: Arc::default() })
+    }
+
+    /// Makes this replica the only voter of a new cluster. Does nothing if the log is not empty.
+    pub(crate) async fn initialize(&self) -> anyhow::Result<()> {
+        if !self.inner.is_initialized().await? {
+            self.inner.initialize(BTreeMap::from([(self.id, EmptyNode {})])).await?;
+        }
+        Ok(())
+    }
+
+    /// The registry as applied here.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Writes an entry and waits until it is committed and applied. Unbounded in time without a quorum.
+    pub(crate) async fn propose(&self, entry: &Entry) -> Result<Reply, ProposeError> {
+        let written = self.inner.client_write(EntryBytes(Bytes::from(entry.encode()))).await;
+        match written {
+            Ok(response) => response.data.ok_or(ProposeError::Uncertain),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader(to.leader_id.map(CoordinatorId)))
+            }
+            Err(RaftError::APIError(_)) => Err(ProposeError::Uncertain),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// On the leader: the point in the log that includes every write acknowledged so far, confirmed by a quorum.
+    pub(crate) async fn read_point(&self) -> Result<u64, ProposeError> {
+        match self.inner.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((point, _)) => Ok(point.log_id().index() + 1),
+            Err(RaftError::APIError(_)) => Err(ProposeError::NotLeader(self.status().leader)),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Waits until everything before `point` is applied here. Unbounded in time.
+    pub(crate) async fn wait_applied(&self, point: u64) {
+        // The sender lives in Raft; when Raft stops, the process does.
+        let _ = self.view.applied().wait_for(|applied| *applied >= point).await;
+    }
+
+    /// Who leads and who is a member.
+    pub(crate) fn status(&self) -> Status {
+        let metrics = self.inner.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let leads = metrics.state == ServerState::Leader;
+        let voters: BTreeSet<_> = membership.voter_ids().map(CoordinatorId).collect();
+        let fresh = if leads {
+            let alone = voters.len() == 1;
+            alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < CONTACT)
+        } else {
+            let heard = self.heard.lock().expect("no code panics while it holds the lock");
+            heard.is_some_and(|at| at.elapsed() < CONTACT)
+        };
+        Status {
+            leads,
+            leader: metrics.current_leader.map(CoordinatorId),
+            voters,
+            learners: membership.learner_ids().map(CoordinatorId).collect(),
+            fresh,
+            applied: metrics.last_applied.next_index(),
+        }
+    }
+
+    /// Waits for the next change of what [`status`](Self::status) shows, other than the passing of time.
+    pub(crate) fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut metrics = self.inner.server_metrics();
+        async move {
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until Raft has failed, and says why.
+    pub(crate) async fn failed(&self) -> String {
+        let mut metrics = self.inner.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "raft has stopped".into();
+            }
+        }
+    }
+
+    /// Takes one message of another replica and gives its answer.
+    pub(crate) async fn handle(&self, kind: Kind, body: &[u8]) -> Result<Vec<u8>, String> {
+        let bad = |error: io::Error| error.to_string();
+        match kind {
+            Kind::Append => {
+                let answer = self.inner.append_entries(decode("entries", body).map_err(bad)?).await;
+                let answer = answer.map_err(|error| error.to_string())?;
+                if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+                    *self.heard.lock().expect("no code panics while it holds the lock") = Some(Instant::now());
+                }
+                Ok(encode(&answer))
+            }
+            Kind::Vote => {
+                let answer = self.inner.vote(decode("vote request", body).map_err(bad)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| error.to_string())
+            }
+            Kind::PreVote => {
+                let answer = self.inner.pre_vote(decode("vote request", body).map_err(bad)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| error.to_string())
+            }
+            Kind::TransferLeader => {
+                let request = decode("leadership transfer", body).map_err(bad)?;
+                let answer = self.inner.handle_transfer_leader(request).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| error.to_string())
+            }
+            Kind::SnapshotChunk => self.handle_chunk(decode("snapshot chunk", body).map_err(bad)?).await,
+        }
+    }
+
+    async fn handle_chunk(&self, chunk: SnapshotChunk) -> Result<Vec<u8>, String> {
+        let content = {
+            let mut incoming = self.incoming.lock().expect("no code panics while it holds the lock");
+            if chunk.offset == 0 {
+                incoming.content.clear();
+            }
+            let in_order = chunk.offset == incoming.content.len() as u64;
+            if !in_order || incoming.content.len() + chunk.data.len() > MAX_SNAPSHOT {
+                incoming.content = Vec::new();
+                return Ok(encode(&ChunkReply::Restart));
+            }
+            incoming.content.extend_from_slice(&chunk.data);
+            if !chunk.last {
+                return Ok(encode(&ChunkReply::More));
+            }
+            std::mem::take(&mut incoming.content)
+        };
+        let snapshot = Snapshot { meta: chunk.meta, snapshot: Bytes::from(content) };
+        let response: SnapshotResponse<Types> =
+            self.inner.install_full_snapshot(chunk.vote, snapshot).await.map_err(|error| error.to_string())?;
+        Ok(encode(&ChunkReply::Done(response)))
+    }
+
+    /// On the leader: takes one step towards the membership that the registry asks for. False if there is none to take.
+    pub(crate) async fn step_membership(&self) -> anyhow::Result<bool> {
+        let Some(situation) = self.situation() else { return Ok(false) };
+        let Some(step) = plan::next_step(&situation) else { return Ok(false) };
+        tracing::info!(?step, voters = ?situation.voters, learners = ?situation.learners, "membership");
+        match step {
+            Step::HandOver(to) => self.inner.trigger().transfer_leader(to).await?,
+            Step::AddLearner(id) => drop(self.inner.add_learner(id, EmptyNode {}, false).await?),
+            Step::SetVoters(voters) => {
+                drop(self.inner.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await?);
+            }
+            Step::RemoveLearners(ids) => {
+                drop(self.inner.change_membership(ChangeMembers::RemoveNodes(ids), true).await?);
+            }
+        }
+        Ok(true)
+    }
+
+    fn situation(&self) -> Option<Situation> {
+        let metrics = self.inner.metrics();
+        let metrics = metrics.borrow_watched();
+        let settled = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+        if metrics.state != ServerState::Leader || !settled {
+            return None;
+        }
+        let registered: BTreeSet<u64> =
+            self.view.read(|registry| registry.coordinators().iter().map(|record| record.id.0).collect());
+        let membership = metrics.membership_config.membership();
+        let learners: BTreeSet<u64> = membership.learner_ids().collect();
+        let last = metrics.last_log_index.map_or(0, |index| index + 1);
+        let matched = |id: &u64| {
+            let at = metrics.replication.as_ref().and_then(|peers| peers.get(id)).and_then(|at| at.as_ref());
+            at.is_some_and(|at| at.index() + 1 + CAUGHT_UP >= last)
+        };
+        let answers = |id: &u64| {
+            let acked = metrics.heartbeat.as_ref().and_then(|peers| peers.get(id)).and_then(|at| at.as_ref());
+            acked.is_some_and(|at| at.elapsed() < CONTACT)
+        };
+        let caught_up = learners.iter().filter(|id| matched(id) && answers(id)).copied().collect();
+        // An unfounded registry names nobody: the first command is still on its way.
+        (!registered.is_empty()).then(|| Situation {
+            leader: self.id,
+            registered,
+            voters: membership.voter_ids().collect(),
+            learners,
+            caught_up,
+        })
+    }
+
+    /// On the leader: hands leadership to `to`, or to any other voter that is up to date. Gives the new leader.
+    pub(crate) async fn transfer_leader(&self, to: Option<CoordinatorId>) -> Result<CoordinatorId, String> {
+        let heir = {
+            let metrics = self.inner.metrics();
+            let metrics = metrics.borrow_watched();
+            let progress = |id: &u64| metrics.replication.as_ref().and_then(|peers| peers.get(id).cloned()).flatten();
+            let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
+            let others = others.filter(|id| to.is_none_or(|to| to.0 == *id));
+            others.max_by_key(|id| progress(id))
+        };
+        let heir = heir.ok_or_else(|| match to {
+            Some(to) if to.0 == self.id => format!("coordinator {to} leads already"),
+            Some(to) => format!("coordinator {to} is not a voter: only voters lead"),
+            None => "there is no other voter: add coordinators first".to_owned(),
+        })?;
+        self.inner.trigger().transfer_leader(heir).await.map_err(|error| error.to_string())?;
+        let moved =
+            |metrics: &openraft::RaftMetrics<Types>| metrics.current_leader.is_some_and(|leader| leader != self.id);
+        let wait = self.inner.wait(Some(CONTACT));
+        let metrics = wait
+            .metrics(moved, "leadership moves")
+            .await
+            .map_err(|_| format!("coordinator {heir} did not take over within {CONTACT:?}"))?;
+        Ok(CoordinatorId(metrics.current_leader.unwrap_or(heir)))
+    }
+
+    /// Writes a snapshot now and waits until it is durable.
+    #[cfg(test)]
+    pub(crate) async fn snapshot(&self) {
+        let applied = self.inner.metrics().borrow_watched().last_applied;
+        self.inner.trigger().snapshot().await.unwrap();
+        let wait = self.inner.wait(Some(CONTACT));
+        wait.metrics(|metrics| metrics.snapshot >= applied, "snapshot is built").await.unwrap();
+    }
+
+    /// Stops Raft; what is acknowledged is on disk already.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.inner.shutdown().await {
+            tracing::warn!(%error, "raft did not stop cleanly");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! The store under openraft's own suite, and small clusters whose messages are function calls.
+
+use super::log::LogStore;
+use super::machine::Machine;
+use super::types::Types;
+use super::*;
+use mesh_coordinator_core::command::{Command, CreateToken, Found, RevokeToken};
+use mesh_types::netmap::Certificate;
+use mesh_types::{
+    CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshTime, Overlay, Role, TokenId,
+};
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use std::path::Path;
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<Types>> {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&root.path().join("raft.redb")).unwrap();
+        Ok((root, LogStore::load(disk.clone()).unwrap(), Machine::new(disk).0))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_passes_the_suite_of_openraft() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+/// Carries messages between the replicas of a test; whoever is cut off reaches nobody and is reached by nobody.
+#[derive(Clone, Default)]
+struct Switchboard(Arc<Mutex<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    replicas: BTreeMap<u64, Raft>,
+    cut: BTreeSet<u64>,
+}
+
+#[derive(Clone)]
+struct Line(u64, Switchboard);
+
+impl Transport for Line {
+    async fn call(&self, to: u64, kind: Kind, body: Vec<u8>, _timeout: Duration) -> Result<Bytes, CallError> {
+        let target = {
+            let lines = self.1.0.lock().unwrap();
+            let cut = lines.cut.contains(&to) || lines.cut.contains(&self.0);
+            lines.replicas.get(&to).filter(|_| !cut).cloned()
+        };
+        let target = target.ok_or_else(|| CallError::Unreachable("cut".into()))?;
+        target.handle(kind, &body).await.map(Bytes::from).map_err(CallError::Refused)
+    }
+}
+
+impl Switchboard {
+    async fn start(&self, id: u64, root: &Path) -> Raft {
+        let path = root.join(format!("{id}.redb"));
+        let mut disk = None;
+        // A stopped Raft lets go of its store a moment after it says so.
+        eventually("the store is free", || {
+            disk = Disk::open(&path).ok();
+            disk.is_some()
+        })
+        .await;
+        let disk = disk.unwrap();
+        let timing = Timing { election: Duration::from_millis(150), heartbeat: Duration::from_millis(30) };
+        let raft = Raft::start(CoordinatorId(id), timing, disk, Line(id, self.clone())).await.unwrap();
+        self.0.lock().unwrap().replicas.insert(id, raft.clone());
+        raft
+    }
+
+    async fn stop(&self, id: u64) {
+        let raft = self.0.lock().unwrap().replicas.remove(&id).unwrap();
+        raft.shutdown().await;
+    }
+
+    fn cut(&self, id: u64) {
+        self.0.lock().unwrap().cut.insert(id);
+    }
+}
+
+fn record(id: u64) -> CoordinatorRecord {
+    CoordinatorRecord {
+        id: CoordinatorId(id),
+        name: format!("c{id}").parse().unwrap(),
+        identity_key: IdentityKey::from_bytes([id as u8; 32]),
+        addresses: vec![format!("192.0.2.{id}").parse().unwrap()],
+    }
+}
+
+fn entry(command: impl Into<Command>) -> Entry {
+    Entry { level: Level::FIRST, time: MeshTime(1_000), request: None, command: command.into() }
+}
+
+fn found() -> Entry {
+    entry(Found {
+        mesh: MeshId::from_bytes([1; 16]),
+        overlay: Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap(),
+        authority: Certificate(vec![1]),
+        epoch: Epoch { counter: 1, id: 7 },
+        key_ttl: MeshDuration::from_secs(86_400),
+        coordinator: record(1),
+    })
+}
+
+fn token_id(number: u8) -> TokenId {
+    TokenId::from_bytes([number; 8])
+}
+
+fn secret_hash(number: u8) -> Fingerprint {
+    Fingerprint::of(&[number])
+}
+
+fn token(number: u8, role: Role) -> Entry {
+    entry(CreateToken {
+        id: token_id(number),
+        secret_hash: secret_hash(number),
+        role,
+        ttl: MeshDuration::from_secs(3_600),
+        uses: 9,
+    })
+}
+
+fn join(number: u8, id: u64) -> Entry {
+    let record = record(id);
+    entry(mesh_coordinator_core::command::JoinCoordinator {
+        token: token_id(number),
+        secret_hash: secret_hash(number),
+        identity_key: record.identity_key,
+        name: record.name,
+        addresses: record.addresses,
+    })
+}
+
+async fn write(raft: &Raft, entry: Entry) -> Reply {
+    // A new leader is not a leader at once; nothing here waits longer than an election or two.
+    for _ in 0..200 {
+        match raft.propose(&entry).await {
+            Ok(reply) => return reply,
+            Err(ProposeError::NotLeader(_) | ProposeError::Uncertain) => {
+                tokio::time::sleep(Duration::from_millis(20)).await
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("no leader")
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not come about")
+}
+
+async fn three(board: &Switchboard, root: &Path) -> [Raft; 3] {
+    let first = board.start(1, root).await;
+    first.initialize().await.unwrap();
+    write(&first, found()).await.granted().unwrap();
+    write(&first, token(1, Role::Coordinator)).await.granted().unwrap();
+    let mut all = vec![first.clone()];
+    for id in [2, 3] {
+        all.push(board.start(id, root).await);
+        write(&first, join(1, id)).await.granted().unwrap();
+    }
+    for _ in 0..500 {
+        let _ = first.step_membership().await;
+        if first.status().voters.len() == 3 {
+            break;
+        }
+        assert_ne!(first.status().voters.len(), 2, "never two voters");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(first.status().voters.len(), 3);
+    all.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_replica_keeps_its_state_over_a_restart_with_and_without_snapshot() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let raft = board.start(1, root.path()).await;
+    raft.initialize().await.unwrap();
+    write(&raft, found()).await.granted().unwrap();
+    write(&raft, token(1, Role::Node)).await.granted().unwrap();
+    let hash = raft.view().read(Registry::hash);
+    board.stop(1).await;
+    drop(raft);
+
+    let raft = board.start(1, root.path()).await;
+    raft.initialize().await.unwrap();
+    eventually("the same registry", || raft.view().read(Registry::hash) == hash).await;
+    write(&raft, token(2, Role::Node)).await.granted().unwrap();
+    raft.snapshot().await;
+    write(&raft, entry(RevokeToken { id: token_id(1) })).await.granted().unwrap();
+    let hash = raft.view().read(Registry::hash);
+    board.stop(1).await;
+    drop(raft);
+
+    let raft = board.start(1, root.path()).await;
+    eventually("the same registry again", || raft.view().read(Registry::hash) == hash).await;
+    board.stop(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_lose_their_leader_and_nothing_else() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let [first, second, third] = three(&board, root.path()).await;
+    write(&first, token(2, Role::Node)).await.granted().unwrap();
+    board.cut(1);
+    eventually("another leader", || second.status().leads || third.status().leads).await;
+    let leader = if second.status().leads { &second } else { &third };
+    write(leader, token(3, Role::Node)).await.granted().unwrap();
+    for raft in [&second, &third] {
+        eventually("both tokens", || {
+            raft.view().read(|registry| registry.token(token_id(2)).is_some() && registry.token(token_id(3)).is_some())
+        })
+        .await;
+    }
+    eventually("the old leader sees that it is alone", || !first.status().fresh).await;
+    for id in [1, 2, 3] {
+        board.stop(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_on_request_and_a_removed_leader_hands_over() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let [first, second, third] = three(&board, root.path()).await;
+    assert_eq!(first.transfer_leader(Some(CoordinatorId(3))).await, Ok(CoordinatorId(3)));
+    eventually("three leads", || third.status().leads).await;
+    let remove = mesh_coordinator_core::command::RemoveCoordinator { coordinator: CoordinatorId(3) };
+    write(&third, entry(remove)).await.granted().unwrap();
+    for _ in 0..500 {
+        for raft in [&first, &second, &third] {
+            let _ = raft.step_membership().await;
+        }
+        let settled =
+            |raft: &Raft| raft.status().voters.len() == 1 && raft.status().leads && raft.status().learners.len() == 1;
+        if settled(&first) || settled(&second) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let leader = if first.status().leads { &first } else { &second };
+    let status = leader.status();
+    assert_eq!((status.voters.len(), status.learners.len()), (1, 1), "{status:?}");
+    assert!(!status.voters.contains(&CoordinatorId(3)) && !status.learners.contains(&CoordinatorId(3)));
+    for id in [1, 2, 3] {
+        board.stop(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let first = board.start(1, root.path()).await;
+    first.initialize().await.unwrap();
+    write(&first, found()).await.granted().unwrap();
+    write(&first, token(1, Role::Coordinator)).await.granted().unwrap();
+    write(&first, join(1, 2)).await.granted().unwrap();
+    first.snapshot().await;
+    first.inner.trigger().purge_log(first.status().applied - 1).await.unwrap();
+    eventually("the log is purged", || first.inner.metrics().borrow_watched().purged.is_some()).await;
+    let second = board.start(2, root.path()).await;
+    eventually("a learner", || first.situation().is_some()).await;
+    assert!(first.step_membership().await.unwrap());
+    eventually("the registry arrives", || second.view().read(|registry| registry.coordinators().len() == 2)).await;
+    let hashes = [&first, &second].map(|raft| raft.view().read(Registry::hash));
+    assert_eq!(hashes[0], hashes[1]);
+    for id in [1, 2] {
+        board.stop(id).await;
+    }
+}
