@@ -1,0 +1,49 @@
+//! `meshctl init`: the first coordinator and the first node of a new mesh, on this host.
+
+use super::join::{Joined, join_node};
+use super::{Context, token};
+use crate::args::Init;
+use crate::daemons::{Beginning, Daemon, Daemons};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use mesh_types::{MeshDuration, MeshTime, Role};
+use serde::Serialize;
+
+/// How long the token that is printed at the end is good: time to walk to the other machines.
+const TOKEN_TTL: MeshDuration = MeshDuration::from_secs(3_600);
+/// How many may join with it: the machines of an afternoon.
+const TOKEN_USES: u32 = 100;
+/// The own node's token is used at once.
+const OWN_TTL: MeshDuration = MeshDuration::from_secs(600);
+
+/// What `meshctl init --json` prints.
+#[derive(Serialize)]
+struct Made {
+    node: Joined,
+    token: String,
+    token_expires_at: String,
+}
+
+pub(super) async fn run(context: &Context, init: Init) -> Result<Exit, Failure> {
+    let beginning = Beginning::Bootstrap { overlay: init.overlay, key_ttl: init.default_key_ttl };
+    let coordinator = Daemon::coordinator(&context.paths, &init.advertise, init.name.as_ref(), &beginning);
+    let mut daemons = Daemons::default();
+    daemons.ensure(&coordinator, &context.globals, &context.paths, init.start.foreground).await?;
+    let own = token::create_when_ready(context, Role::Node, OWN_TTL, 1).await?;
+    let node = Daemon::node(&context.paths, &init.start);
+    daemons.ensure(&node, &context.globals, &context.paths, init.start.foreground).await?;
+    let joined = join_node(context, own.token, init.name.as_ref()).await?;
+    let others = token::create(context, Role::Node, TOKEN_TTL, TOKEN_USES).await?;
+    announce(context, joined, others.token, MeshTime(others.expires_at));
+    daemons.stay().await
+}
+
+fn announce(context: &Context, node: Joined, token: String, expires_at: MeshTime) {
+    if context.json() {
+        return output::json(&Made { node, token, token_expires_at: expires_at.to_string() });
+    }
+    context.note(format_args!("The mesh is up: {} has {}.", node.name, node.addresses.join(" and ")));
+    context.note(format_args!("On every other machine, until {expires_at}, run:"));
+    output::line(format_args!("meshctl join {token}"));
+    context.note("For coordinators that can fail, make two more: `meshctl coordinator add --uses 2`.");
+}
