@@ -11,6 +11,7 @@ pub mod journal;
 pub mod netmap;
 pub mod node;
 mod path;
+mod presence;
 pub mod probe;
 mod random;
 pub mod status;

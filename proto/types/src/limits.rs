@@ -81,3 +81,10 @@ pub const MAX_KEY_TTL: MeshDuration = MeshDuration::from_secs(10 * 365 * 86_400)
 
 /// Longest time to live of a join token: a year.
 pub const MAX_TOKEN_TTL: MeshDuration = MeshDuration::from_secs(365 * 86_400);
+
+/// Presence records that a node keeps for nodes whose record has not come yet: the two travel independently, but
+/// never far apart.
+pub const MAX_PENDING_PRESENCE: usize = 1_024;
+
+/// Pings of a node that are under way at once; each is a person or a script that waits two seconds at most.
+pub const MAX_PINGS: usize = 256;

@@ -4,17 +4,34 @@
 //! `handle_*`, after each of which the shell drains [`Node::poll_action`] in order and sets its one timer to
 //! [`Node::poll_timeout`]. Device operations are answered in the order in which they were asked for.
 //!
-//! It owns what it decides and nothing else: the device is looked at, never assumed.
+//! It owns what it decides and nothing else: the device is looked at, never assumed. What it remembers changes only by
+//! records that go to the journal too, so that a replay gives the same memory.
 
-use crate::action::Action;
-use crate::clock::{BootTime, Now};
+mod device;
+mod membership;
+mod probing;
+mod session;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use crate::action::{Action, DesiredLink, Warning};
+use crate::clock::{BootTime, Clock, Now};
 use crate::device::ActualDevice;
-use crate::journal::{Cache, Intent};
-use crate::status::Status;
+use crate::journal::{Cache, Intent, Record};
+use crate::netmap::Incoming;
+use crate::path::{Pace, Path};
+use crate::presence::Voice;
+use crate::random::Random;
+use crate::status::{SessionStatus, Status};
 use ed25519_dalek::SigningKey;
 use mesh_types::session::Hello;
-use mesh_types::{CoordinatorMessage, Level, MeshConfig, MeshTime, NodeId, NodeRecord, PrivateKey, Revision};
-use std::collections::VecDeque;
+use mesh_types::{
+    CoordinatorMessage, Level, MeshConfig, MeshTime, NodeId, NodeRecord, PrivateKey, PublicKey, Revision,
+    SignedPresence,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use thiserror::Error;
 
@@ -78,14 +95,72 @@ pub enum PingError {
 pub struct Node {
     setup: Setup,
     cache: Cache,
+    clock: Clock,
+    random: Random,
     actions: VecDeque<Action>,
+    wake: Option<BootTime>,
+
+    session: Option<Session>,
+    barred: bool,
+    voice: Voice,
+    /// None until the shell has first told.
+    underlay: Option<Vec<IpAddr>>,
+
+    paths: BTreeMap<NodeId, Path>,
+    by_key: BTreeMap<PublicKey, NodeId>,
+    by_address: BTreeMap<IpAddr, NodeId>,
+    early: BTreeMap<NodeId, SignedPresence>,
+    online: BTreeSet<NodeId>,
+    pace: Pace,
+    pings: BTreeMap<u64, probing::Ping>,
+
+    link: Option<DesiredLink>,
+    actual: Option<ActualDevice>,
+    operation: VecDeque<device::Operation>,
+    look: device::Look,
+    upkeep: upkeep::Upkeep,
+    warnings: BTreeSet<Warning>,
+}
+
+/// The session that is open, from its opening on.
+#[derive(Default)]
+struct Session {
+    /// From the welcome on.
+    welcomed: Option<(Incoming, SessionStatus)>,
 }
 
 impl Node {
     /// Begins a life of the node. The first actions tell the shell to make the interface and read the device.
     pub fn new(setup: Setup, cache: Cache, now: Now) -> Self {
-        let _ = now;
-        Self { setup, cache, actions: VecDeque::new() }
+        let mut node = Self {
+            clock: Clock::restore(cache.clock, now),
+            random: Random::new(setup.seed),
+            voice: Voice::new(cache.incarnation, now.boot),
+            pace: Pace::new(now.boot),
+            setup,
+            cache,
+            actions: VecDeque::new(),
+            wake: None,
+            session: None,
+            barred: false,
+            underlay: None,
+            paths: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            early: BTreeMap::new(),
+            online: BTreeSet::new(),
+            pings: BTreeMap::new(),
+            link: None,
+            actual: None,
+            operation: VecDeque::new(),
+            look: device::Look::default(),
+            upkeep: upkeep::Upkeep::default(),
+            warnings: BTreeSet::new(),
+        };
+        node.remember(Record::Incarnation(node.voice.incarnation()));
+        node.index_peers(now.boot);
+        node.finish(now);
+        node
     }
 
     /// What to say first on a new session.
@@ -101,45 +176,81 @@ impl Node {
     }
 
     /// Takes what became of the session.
-    pub fn handle_session(&mut self, _event: SessionEvent, _now: Now) {}
+    pub fn handle_session(&mut self, event: SessionEvent, now: Now) {
+        self.session = match event {
+            SessionEvent::Opened => Some(Session::default()),
+            SessionEvent::Closed => None,
+        };
+        self.finish(now);
+    }
 
     /// Takes a message of the session's coordinator.
-    pub fn handle_message(&mut self, _message: CoordinatorMessage, _now: Now) {}
+    pub fn handle_message(&mut self, message: CoordinatorMessage, now: Now) {
+        self.take_message(message, now);
+        self.finish(now);
+    }
 
-    /// Takes the addresses of the host's own interfaces, all of them, whenever they may have changed.
-    pub fn handle_underlay(&mut self, _addresses: Vec<IpAddr>, _now: Now) {}
+    /// Takes the addresses of the host's own interfaces, all of them, whenever they may have changed. Loopback,
+    /// link-local and overlay addresses may be among them and are left out.
+    pub fn handle_underlay(&mut self, addresses: Vec<IpAddr>, now: Now) {
+        self.take_underlay(addresses, now);
+        self.finish(now);
+    }
 
-    /// Takes the answer to [`Action::Read`].
-    pub fn handle_device(&mut self, _actual: ActualDevice, _now: Now) {}
+    /// Takes the answer to [`Action::Read`]; a device that was not asked for is taken as well.
+    pub fn handle_device(&mut self, actual: ActualDevice, now: Now) {
+        self.take_device(actual, now);
+        self.finish(now);
+    }
 
     /// Takes the news that an [`Action::Apply`] was done.
-    pub fn handle_applied(&mut self, _now: Now) {}
+    pub fn handle_applied(&mut self, now: Now) {
+        self.take_applied(now);
+        self.finish(now);
+    }
 
     /// Takes the news that an [`Action::Read`] or [`Action::Apply`] failed; it is tried again after a while.
-    pub fn handle_device_failed(&mut self, _now: Now) {}
+    pub fn handle_device_failed(&mut self, now: Now) {
+        self.take_device_failed(now);
+        self.finish(now);
+    }
 
     /// Takes a datagram that came to the probe port through the tunnel.
-    pub fn handle_probe(&mut self, _from: IpAddr, _bytes: &[u8], _now: Now) {}
+    pub fn handle_probe(&mut self, from: IpAddr, bytes: &[u8], now: Now) {
+        self.take_probe(from, bytes, now);
+        self.finish(now);
+    }
 
     /// Probes a peer once; the returned token comes back in [`Action::Pong`] within two seconds.
-    pub fn handle_ping(&mut self, peer: NodeId, _now: Now) -> Result<u64, PingError> {
-        Err(PingError::UnknownPeer(peer))
+    pub fn handle_ping(&mut self, peer: NodeId, now: Now) -> Result<u64, PingError> {
+        let token = self.begin_ping(peer, now);
+        self.finish(now);
+        token
     }
 
     /// Takes the interface down or up again, and remembers it.
-    pub fn handle_intent(&mut self, _intent: Intent, _now: Now) {}
+    pub fn handle_intent(&mut self, intent: Intent, now: Now) {
+        if self.cache.intent != intent {
+            self.remember(Record::Intent(intent));
+            self.announce();
+        }
+        self.finish(now);
+    }
 
     /// Takes the validity of a new certificate.
-    pub fn handle_certificate(&mut self, validity: Validity, _now: Now) {
+    pub fn handle_certificate(&mut self, validity: Validity, now: Now) {
         self.setup.certificate = Some(validity);
+        self.finish(now);
     }
 
     /// Does what is due. Harmless when nothing is.
-    pub fn handle_timeout(&mut self, _now: Now) {}
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.finish(now);
+    }
 
-    /// When `handle_timeout` is next needed.
+    /// When `handle_timeout` is next needed, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        None
+        self.wake
     }
 
     /// The next thing to do.
@@ -149,8 +260,7 @@ impl Node {
 
     /// The peer with this name, overlay address or id.
     pub fn find_peer(&self, text: &str) -> Option<&NodeRecord> {
-        let nodes = &self.cache.netmap.as_ref()?.nodes;
-        nodes.values().find(|n| {
+        self.peers().find(|n| {
             n.name.as_str().eq_ignore_ascii_case(text)
                 || n.id.to_string() == text
                 || text.parse().is_ok_and(|ip: IpAddr| n.addresses.iter().any(|a| a == ip))
@@ -169,11 +279,29 @@ impl Node {
 
     /// Mesh time, also for judging certificates.
     pub fn mesh_time(&self, now: Now) -> MeshTime {
-        now.wall
+        self.clock.now(now)
     }
 
     /// The picture for people.
-    pub fn status(&self, _now: Now) -> Status {
-        unreachable!("filled in with the next change")
+    pub fn status(&self, now: Now) -> Status {
+        self.picture(now)
+    }
+
+    /// After every input: make the link right, decide about paths, change the device, say what is to be said.
+    fn finish(&mut self, now: Now) {
+        self.decide_link(now);
+        self.speak(now);
+        self.step_paths(now);
+        self.reconcile(now);
+        self.send_due_probes(now);
+        self.look_if_due(now);
+        self.keep_up(now);
+        self.wake = self.next_wake(now);
+    }
+
+    /// Changes what the node remembers, and the journal with it.
+    fn remember(&mut self, record: Record) {
+        self.cache.apply(&record);
+        self.actions.push_back(Action::Persist(record));
     }
 }

@@ -1,0 +1,151 @@
+//! What time alone brings: the clock on disk, renewals, warnings, and the search for a fresh coordinator.
+
+use super::{Node, Validity};
+use crate::action::{Action, Warning};
+use crate::clock::{BootTime, Now, Trust};
+use crate::journal::Record;
+use mesh_types::{MeshDuration, MeshTime};
+use std::time::Duration;
+
+/// Between two notes of the time on disk.
+const STORE_CLOCK: Duration = Duration::from_secs(60);
+/// Between two searches for a coordinator with contact to a leader.
+const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
+/// The first wait after asking for a renewal, doubled each time.
+const RENEW_RETRY: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const RENEW_RETRY_LONGEST: Duration = Duration::from_secs(600);
+
+/// When to do again what time brings.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    stored: Option<BootTime>,
+    elsewhere: Option<BootTime>,
+    key: Renewal,
+    certificate: Renewal,
+}
+
+/// Asking for a renewal until the deadline is seen to move.
+#[derive(Default)]
+struct Renewal {
+    deadline: MeshTime,
+    tries: u32,
+    not_before: BootTime,
+}
+
+impl Renewal {
+    /// Forgets past tries if the deadline has moved.
+    fn follow(&mut self, deadline: MeshTime) {
+        if self.deadline != deadline {
+            *self = Self { deadline, ..Self::default() };
+        }
+    }
+
+    /// The wait after one more try.
+    fn wait(&mut self) -> Duration {
+        let wait = RENEW_RETRY.saturating_mul(1 << self.tries.min(10)).min(RENEW_RETRY_LONGEST);
+        self.tries += 1;
+        wait
+    }
+}
+
+impl Node {
+    pub(super) fn keep_up(&mut self, now: Now) {
+        self.store_clock(now);
+        self.renew_key(now);
+        self.renew_certificate(now);
+        self.look_elsewhere(now);
+        self.warn_of_deadlines(now);
+    }
+
+    /// When anything is next to be done without anything happening.
+    pub(super) fn next_wake(&self, now: Now) -> Option<BootTime> {
+        let at = |time: MeshTime, not_before: BootTime| self.clock.boot_at(time, now).max(not_before);
+        let key = self.is_member().then(|| at(self.key_renewal(), self.upkeep.key.not_before));
+        let certificate = self.setup.certificate.map(|c| at(half_life(c), self.upkeep.certificate.not_before));
+        let clock = self.clock.to_store(now).and(self.upkeep.stored).map(|at| at + STORE_CLOCK);
+        let voice = self.voice.due().filter(|_| self.session.is_some());
+        [key, certificate, clock, voice, self.upkeep.elsewhere, self.device_due(now), self.probing_due(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Raises or clears a warning; whether it is new.
+    pub(super) fn warn(&mut self, warning: Warning, on: bool) -> bool {
+        if !on {
+            self.warnings.remove(&warning);
+            return false;
+        }
+        let new = self.warnings.insert(warning.clone());
+        if new {
+            self.actions.push_back(Action::Warn(warning));
+        }
+        new
+    }
+
+    fn store_clock(&mut self, now: Now) {
+        let due = self.upkeep.stored.is_none_or(|at| now.boot >= at + STORE_CLOCK);
+        if let Some(clock) = self.clock.to_store(now).filter(|_| due) {
+            self.upkeep.stored = Some(now.boot);
+            self.remember(Record::Clock(clock));
+        }
+    }
+
+    /// When half of the lease is left, a little later for some nodes than for others.
+    fn key_renewal(&self) -> MeshTime {
+        let ttl = self.config().key_ttl.0;
+        let spread = (ttl / 16 / 1024).saturating_mul(self.setup.seed % 1024);
+        self.own_record().expires_at - MeshDuration((ttl / 2).saturating_sub(spread))
+    }
+
+    fn renew_key(&mut self, now: Now) {
+        let deadline = self.own_record().expires_at;
+        self.upkeep.key.follow(deadline);
+        let due = self.clock.now(now) >= self.key_renewal() && now.boot >= self.upkeep.key.not_before;
+        if due && self.is_member() {
+            let wait = self.upkeep.key.wait();
+            self.upkeep.key.not_before = now.boot + self.random.jitter(wait);
+            self.actions.push_back(Action::RenewKey);
+        }
+    }
+
+    fn renew_certificate(&mut self, now: Now) {
+        let Some(validity) = self.setup.certificate else { return };
+        self.upkeep.certificate.follow(validity.not_after);
+        if self.clock.now(now) >= half_life(validity) && now.boot >= self.upkeep.certificate.not_before {
+            let wait = self.upkeep.certificate.wait();
+            self.upkeep.certificate.not_before = now.boot + self.random.jitter(wait);
+            self.actions.push_back(Action::RenewCertificate);
+        }
+    }
+
+    fn look_elsewhere(&mut self, now: Now) {
+        let status = self.session.as_ref().and_then(|s| s.welcomed.as_ref()).map(|(_, status)| status);
+        let stale = status.is_some_and(|status| !status.fresh);
+        self.warn(Warning::Stale, stale);
+        if !stale {
+            self.upkeep.elsewhere = None;
+        } else if self.upkeep.elsewhere.is_none_or(|at| now.boot >= at) {
+            self.upkeep.elsewhere = Some(now.boot + self.random.jitter(LOOK_ELSEWHERE));
+            self.actions.push_back(Action::LookElsewhere);
+        }
+    }
+
+    fn warn_of_deadlines(&mut self, now: Now) {
+        let deadline = self.own_record().expires_at;
+        let left = self.clock.now(now).until(deadline);
+        let others = |w: &Warning| matches!(w, Warning::ExpiresSoon(at) | Warning::Expired(at) if *at != deadline);
+        self.warnings.retain(|w| !others(w));
+        let expired = left == MeshDuration(0);
+        self.warn(Warning::Expired(deadline), expired);
+        self.warn(Warning::ExpiresSoon(deadline), !expired && left.0 < self.config().key_ttl.0 / 4);
+        self.warn(Warning::ClockBehind, self.clock.trust(now) == Trust::Behind);
+    }
+}
+
+/// The middle of a certificate's life.
+fn half_life(validity: Validity) -> MeshTime {
+    let Validity { not_before, not_after } = validity;
+    not_before + MeshDuration(not_after.since(not_before).0 / 2)
+}
