@@ -1,5 +1,7 @@
 //! The wire and the words: what is said is understood again, and nonsense is refused by name.
 
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
 use mesh_proto::convert::{Wire, WireError};
 use mesh_proto::v1;
 use mesh_types::limits::{
@@ -185,6 +187,18 @@ proptest! {
         }
         let _ = v1::CoordinatorMessage::decode(bytes.as_slice()).map(CoordinatorMessage::from_wire);
     }
+}
+
+#[test]
+fn a_message_to_many_sessions_is_encoded_once_and_shared() {
+    use v1::coordinator_message::Message;
+    let bytes = |message: &v1::CoordinatorMessage| match &message.message {
+        Some(Message::Tick(bytes)) => bytes.as_ptr(),
+        other => panic!("expected a tick, got {other:?}"),
+    };
+    let tick = Tick { time: MeshTime(1), fresh: true, leader: None, voters: [CoordinatorId(1)].into() };
+    let message = CoordinatorMessage::Tick(tick).to_wire();
+    assert_eq!(bytes(&message), bytes(&message.clone()));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Local sockets on a real file system: their mode, their life, and what a caller is told.
 
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
 use futures::StreamExt as _;
 use mesh_proto::local::{Access, LocalError, LocalListener, connect, peer};
 use mesh_proto::v1;

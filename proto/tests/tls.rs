@@ -1,5 +1,7 @@
 //! TLS between members over real loopback sockets: who gets through, and what the others are told.
 
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
 use ed25519_dalek::SigningKey;
 use mesh_proto::certificate::{LEAF_LIFETIME, identity_key};
 use mesh_proto::dial::Failure;

@@ -9,6 +9,7 @@ use mesh_types::{
     Changes, CoordinatorId, CoordinatorMessage, Incarnation, Level, MeshConfig, MeshTime, NodeId, NodeMessage,
     Revision, SignedPresence,
 };
+use prost::Message as _;
 
 impl Wire for NodeMessage {
     type Message = v1::NodeMessage;
@@ -62,18 +63,19 @@ fn readable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE).collect()
 }
 
+/// A clone of the message shares its bytes: what goes to many sessions is made once and cloned for each.
 impl Wire for CoordinatorMessage {
     type Message = v1::CoordinatorMessage;
 
     fn to_wire(&self) -> v1::CoordinatorMessage {
         use v1::coordinator_message::Message;
         let message = match self {
-            Self::Welcome(welcome) => Message::Welcome(welcome.to_wire()),
-            Self::Snapshot(page) => Message::Snapshot(page.to_wire()),
-            Self::Delta(changes) => Message::Delta(changes.to_wire()),
-            Self::Presence(update) => Message::Presence(update.to_wire()),
-            Self::Tick(tick) => Message::Tick(tick.to_wire()),
-            Self::Close(reason) => Message::Close(reason.to_wire()),
+            Self::Welcome(welcome) => Message::Welcome(encoded(welcome)),
+            Self::Snapshot(page) => Message::Snapshot(encoded(page)),
+            Self::Delta(changes) => Message::Delta(encoded(changes)),
+            Self::Presence(update) => Message::Presence(encoded(update)),
+            Self::Tick(tick) => Message::Tick(encoded(tick)),
+            Self::Close(reason) => Message::Close(encoded(reason)),
         };
         v1::CoordinatorMessage { message: Some(message) }
     }
@@ -81,14 +83,22 @@ impl Wire for CoordinatorMessage {
     fn from_wire(message: v1::CoordinatorMessage) -> Result<Self, WireError> {
         use v1::coordinator_message::Message;
         Ok(match message.message.ok_or(WireError::Unknown { message: "CoordinatorMessage" })? {
-            Message::Welcome(welcome) => Self::Welcome(Welcome::from_wire(welcome)?),
-            Message::Snapshot(page) => Self::Snapshot(SnapshotPage::from_wire(page)?),
-            Message::Delta(delta) => Self::Delta(Changes::from_wire(delta)?),
-            Message::Presence(update) => Self::Presence(PresenceUpdate::from_wire(update)?),
-            Message::Tick(tick) => Self::Tick(Tick::from_wire(tick)?),
-            Message::Close(close) => Self::Close(CloseReason::from_wire(close)?),
+            Message::Welcome(bytes) => Self::Welcome(decoded("CoordinatorMessage.welcome", bytes)?),
+            Message::Snapshot(bytes) => Self::Snapshot(decoded("CoordinatorMessage.snapshot", bytes)?),
+            Message::Delta(bytes) => Self::Delta(decoded("CoordinatorMessage.delta", bytes)?),
+            Message::Presence(bytes) => Self::Presence(decoded("CoordinatorMessage.presence", bytes)?),
+            Message::Tick(bytes) => Self::Tick(decoded("CoordinatorMessage.tick", bytes)?),
+            Message::Close(bytes) => Self::Close(decoded("CoordinatorMessage.close", bytes)?),
         })
     }
+}
+
+fn encoded<T: Wire<Message: prost::Message>>(value: &T) -> Bytes {
+    value.to_wire().encode_to_vec().into()
+}
+
+fn decoded<T: Wire<Message: prost::Message + Default>>(field: &'static str, bytes: Bytes) -> Result<T, WireError> {
+    T::from_wire(T::Message::decode(bytes).map_err(|error| invalid(field, error))?)
 }
 
 impl Wire for Welcome {
