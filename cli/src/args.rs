@@ -58,7 +58,11 @@ pub(crate) enum Verb {
     Join(Join),
     /// Show this node and its peers
     #[command(after_help = "Example:\n  meshctl status --json | jq -r '.peers[] | select(.online) | .name'")]
-    Status,
+    Status {
+        /// Exit with 1 unless this node is a member and its interface is up: for health checks
+        #[arg(long)]
+        check: bool,
+    },
     /// Probe a peer through its tunnel
     #[command(after_help = "Example:\n  meshctl ping node-2 -c 3")]
     Ping(Ping),

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
         Verb::Demo(_) => unreachable!("the demo starts without a runtime"),
         Verb::Init(init) => init::run(&context, init).await,
         Verb::Join(join) => join::run(&context, join).await,
-        Verb::Status => status::run(&context).await,
+        Verb::Status { check } => status::run(&context, check).await,
         Verb::Ping(ping) => ping::run(&context, ping).await,
         Verb::Down => life::down(&context).await,
         Verb::Up => life::up(&context).await,

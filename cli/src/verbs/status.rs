@@ -66,7 +66,7 @@ struct Peer {
     expires_at: String,
 }
 
-pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+pub(super) async fn run(context: &Context, check: bool) -> Result<Exit, Failure> {
     let reply = ask(reach::ANSWER, reach::node(&context.paths).await?.status(StatusRequest {})).await?;
     let now = MeshTime(reply.time);
     let status = Status::from(reply);
@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     } else {
         print(&status, now);
     }
-    Ok(Exit::Done)
+    Ok(if check && status.phase != "up" { Exit::Failed } else { Exit::Done })
 }
 
 impl From<StatusReply> for Status {
