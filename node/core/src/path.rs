@@ -278,6 +278,7 @@ impl Path {
         {
             self.latency = Some(now.since(probe.sent));
             self.round = None;
+            self.phase = Phase::Settled;
         }
     }
 

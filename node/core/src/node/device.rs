@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Between two looks while bytes flow: how soon silence is noticed.
 const LOOK_BUSY: Duration = Duration::from_secs(1);
-/// Between two looks while nothing flows.
-const LOOK_IDLE: Duration = Duration::from_secs(5);
+/// Between two looks while nothing flows: how soon it is noticed that something does.
+const LOOK_IDLE: Duration = Duration::from_secs(3);
 /// Before trying again what failed.
 const RETRY: Duration = Duration::from_secs(1);
 
