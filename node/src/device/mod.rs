@@ -12,6 +12,7 @@ pub mod error;
 pub mod fake;
 pub mod kernel;
 mod kernel_message;
+mod socket;
 mod tun;
 pub mod userspace;
 

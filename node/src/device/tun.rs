@@ -4,6 +4,7 @@
 //! nothing but the MTU it starts with; that is [`crate::link`]'s business.
 
 use super::DeviceError;
+use crate::link::DEFAULT_MTU;
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use nix::errno::Errno;
@@ -13,11 +14,15 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 /// Packets taken from the interface in one go: enough to spare wake-ups, few enough to stay in the cache.
 const BATCH: usize = 64;
+
+/// What wakes the reader. That the interface was removed shows as an error alone.
+const WATCHED: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// The write side.
 #[derive(Clone)]
@@ -55,8 +60,9 @@ pub(crate) fn create(interface: &str) -> Result<(TunWriter, TunReader, TunMtu), 
         Errno::EPERM | Errno::EACCES => DeviceError::Privilege { doing: format!("make the TUN interface {interface}") },
         errno => DeviceError::system(format!("make the TUN interface {interface}"), errno.into()),
     })?;
+    set_mtu(interface).map_err(|error| DeviceError::system(format!("set {interface}'s MTU"), error))?;
     // SAFETY: an `OwnedFd` is open for as long as it lives, and always the same descriptor.
-    let fd = unsafe { AsyncFd::register(fd) };
+    let fd = unsafe { AsyncFd::register_with_interest(fd, WATCHED.add(Interest::WRITABLE)) };
     let fd = fd.map_err(|error| DeviceError::system("wait on the TUN interface", error.into()))?;
     let fd = Arc::new(fd);
     let mtu = read_mtu(interface).map_err(|error| DeviceError::system(format!("read {interface}'s MTU"), error))?;
@@ -96,7 +102,7 @@ impl IpRecv for TunReader {
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
         while self.batch.is_empty() {
-            let mut ready = self.fd.readable().await?;
+            let mut ready = self.fd.ready(WATCHED).await?;
             while self.batch.len() < BATCH {
                 let mut packet = pool.get();
                 match ready.try_io(|fd| nix::unistd::read(fd.get_ref(), &mut packet).map_err(io::Error::from)) {
@@ -118,6 +124,7 @@ impl IpRecv for TunReader {
 }
 
 nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<c_int>()), libc::ifreq);
+nix::ioctl_write_ptr_bad!(set_interface_mtu, libc::SIOCSIFMTU, libc::ifreq);
 nix::ioctl_read_bad!(get_interface_mtu, libc::SIOCGIFMTU, libc::ifreq);
 
 /// Ties the descriptor to a new interface of that name; fails if there is one already.
@@ -126,6 +133,16 @@ fn attach(fd: &OwnedFd, interface: &str) -> Result<(), Errno> {
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as c_short;
     // SAFETY: `fd` is open, and `request` is a whole `ifreq` that outlives the call.
     unsafe { tun_set_iff(fd.as_raw_fd(), &request) }.map(drop)
+}
+
+/// Starts with the overlay's usual MTU, so that there is no moment at which packets are too large.
+fn set_mtu(interface: &str) -> io::Result<()> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let mut request = interface_request(interface)?;
+    request.ifr_ifru.ifru_mtu = c_int::from(DEFAULT_MTU);
+    // SAFETY: the socket is open, and `request` is a whole `ifreq` that outlives the call.
+    unsafe { set_interface_mtu(socket.as_raw_fd(), &request) }?;
+    Ok(())
 }
 
 fn read_mtu(interface: &str) -> io::Result<u16> {

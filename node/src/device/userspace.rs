@@ -4,6 +4,7 @@
 //! peer. Gotatun leaves an allowed IP with its old peer when another gets it, so that the table is kept straight here.
 
 use super::cryptokey::Cryptokey;
+use super::socket::Lender;
 use super::tun::{self, TunMtu, TunReader, TunWriter};
 use super::{Backend, Device, DeviceError};
 use crate::link::netlink::Netlink;
@@ -11,33 +12,30 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gotatun::device::configure::{DeviceWrite, PeerStats};
 use gotatun::device::{self as engine, DeviceBuilder, Peer};
-use gotatun::udp::socket::UdpSocketFactory;
 use gotatun::x25519;
 use ipnetwork::IpNetwork;
 use mesh_node_core::device::{ActualDevice, ActualPeer, DeviceUpdate, NewPeer, PeerChange, PeerUpdate};
 use mesh_types::{AllowedIp, MeshTime, PresharedKey, PublicKey};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::time::SystemTime;
 
 /// The engine tells the age of a handshake, and two readings of one handshake differ by what the two clocks drifted
 /// apart in between. Below this many milliseconds it is the same handshake; two real ones are further apart.
 const SAME_HANDSHAKE: u64 = 100;
 
-type Transports = (UdpSocketFactory, TunWriter, TunReader);
+type Transports = (Lender, TunWriter, TunReader);
 
 /// WireGuard in this process.
 pub struct Userspace {
     interface: String,
     engine: engine::Device<Transports>,
     mtu: TunMtu,
+    socket: Lender,
     routing: Cryptokey,
     handshakes: BTreeMap<PublicKey, MeshTime>,
     public_key: Option<PublicKey>,
     listen_port: u16,
     fwmark: u32,
-    /// Whether the engine holds its UDP socket; it lets go of the old one before it tries for a new one.
-    bound: bool,
 }
 
 impl Userspace {
@@ -48,8 +46,9 @@ impl Userspace {
             return Err(DeviceError::NameTaken { interface: interface.to_owned(), kind: link.kind });
         }
         let (writer, reader, mtu) = tun::create(interface)?;
+        let socket = Lender::default();
         let engine = DeviceBuilder::new()
-            .with_default_udp()
+            .with_udp(socket.clone())
             .with_ip_pair(writer, reader)
             .build()
             .await
@@ -58,12 +57,12 @@ impl Userspace {
             interface: interface.to_owned(),
             engine,
             mtu,
+            socket,
             routing: Cryptokey::default(),
             handshakes: BTreeMap::new(),
             public_key: None,
             listen_port: 0,
             fwmark: 0,
-            bound: false,
         })
     }
 
@@ -80,12 +79,7 @@ impl Userspace {
             })
             .collect();
         self.handshakes = peers.iter().filter_map(|(key, peer)| Some((*key, peer.last_handshake?))).collect();
-        Ok(ActualDevice {
-            public_key: self.public_key,
-            listen_port: if self.bound { self.listen_port } else { 0 },
-            fwmark: self.fwmark,
-            peers,
-        })
+        Ok(ActualDevice { public_key: self.public_key, listen_port: self.socket.port(), fwmark: self.fwmark, peers })
     }
 
     fn actual_peer(&self, key: PublicKey, found: &PeerStats, now: MeshTime) -> ActualPeer {
@@ -133,59 +127,41 @@ impl Userspace {
             .map_err(|error| engine_error("change peers", &error))
     }
 
-    /// Sets key and port. Either makes the engine bind its socket anew, so that they go together.
+    /// Sets key and port. The engine takes up the lent socket when it sees either change.
     async fn set_identity(&mut self, update: &DeviceUpdate) -> Result<(), DeviceError> {
         let key = update.private_key.as_ref().map(|key| x25519::StaticSecret::from(*key.as_bytes()));
         let public = key.as_ref().map(|key| PublicKey::from_bytes(x25519::PublicKey::from(key).to_bytes()));
+        self.listen_port = update.listen_port.unwrap_or(self.listen_port);
+        if public.or(self.public_key).is_none() {
+            return Ok(());
+        }
+        let bound = self.socket.port();
+        let rebind = bound == 0 || bound != self.listen_port;
+        if rebind {
+            match self.socket.bind(self.listen_port, self.fwmark) {
+                Ok(port) => self.listen_port = port,
+                Err(error) => {
+                    self.listen_port = bound;
+                    return Err(error);
+                }
+            }
+        }
         let key = key.filter(|_| public != self.public_key);
-        let port = update.listen_port.unwrap_or(self.listen_port);
-        let has_key = public.or(self.public_key).is_some();
-        if !has_key {
-            self.listen_port = port;
+        if key.is_none() && !rebind {
             return Ok(());
         }
-        if key.is_none() && port == self.listen_port && self.bound {
-            return Ok(());
-        }
-        match self.bind(key, port).await {
-            Ok(()) => {
-                self.public_key = public.or(self.public_key);
-                Ok(())
-            }
-            Err(error) => {
-                self.public_key = public.or(self.public_key);
-                self.fall_back_to(self.listen_port).await;
-                Err(bind_error(port, &error))
-            }
-        }
-    }
-
-    async fn bind(&mut self, key: Option<x25519::StaticSecret>, port: u16) -> Result<(), engine::Error> {
-        self.bound = false;
-        let bound = self
-            .engine
+        let port = self.listen_port;
+        self.engine
             .write(async move |device| {
+                device.set_listen_port(port);
                 if let Some(key) = key {
                     device.set_private_key(key).await;
                 }
-                // The engine binds only when it sees a change; after a failure there may be none to see.
-                device.set_listen_port(port ^ 1);
-                device.set_listen_port(port);
             })
-            .await;
-        bound?;
-        self.listen_port = self.engine.read(async |device| device.listen_port()).await;
-        self.bound = true;
+            .await
+            .map_err(|error| engine_error(&format!("listen on UDP port {port}"), &error))?;
+        self.public_key = public.or(self.public_key);
         Ok(())
-    }
-
-    /// Tries to have the tunnels back on the port they were on.
-    async fn fall_back_to(&mut self, port: u16) {
-        if port != 0
-            && let Err(error) = self.bind(None, port).await
-        {
-            tracing::warn!(interface = self.interface, port, %error, "could not return to the former UDP port");
-        }
     }
 
     /// The engine ends when its interface or its socket breaks.
@@ -311,16 +287,6 @@ fn engine_peer(key: x25519::PublicKey, new: &NewPeer) -> Peer {
 fn network(allowed: &AllowedIp) -> IpNetwork {
     let net = allowed.net();
     IpNetwork::new(net.addr(), net.prefix_len()).expect("a parsed network has a prefix that fits its family")
-}
-
-fn bind_error(port: u16, error: &engine::Error) -> DeviceError {
-    match error {
-        engine::Error::Bind(io, _) if io.kind() == io::ErrorKind::AddrInUse => DeviceError::PortTaken { port },
-        engine::Error::Bind(io, _) if io.kind() == io::ErrorKind::PermissionDenied => {
-            DeviceError::Privilege { doing: format!("listen on UDP port {port}") }
-        }
-        error => engine_error(&format!("listen on UDP port {port}"), error),
-    }
 }
 
 fn engine_error(doing: &str, error: &engine::Error) -> DeviceError {

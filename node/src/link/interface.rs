@@ -35,7 +35,10 @@ impl Links {
         }
         if !link.up {
             let set = self.netlink.set_up(link.index).await;
-            set.map_err(|error| LinkError::system(format!("bring {interface} up"), error))?;
+            set.map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => LinkError::PortTaken { interface: interface.to_owned() },
+                _ => LinkError::system(format!("bring {interface} up"), error),
+            })?;
             link.up = true;
             changes += 1;
         }

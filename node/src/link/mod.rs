@@ -39,6 +39,12 @@ pub enum LinkError {
         /// What was tried.
         doing: String,
     },
+    /// The interface's UDP port is another's; a kernel device tries for it when it comes up.
+    #[error("cannot bring {interface} up: its UDP port is taken by another program; choose another with --listen-port")]
+    PortTaken {
+        /// The interface.
+        interface: String,
+    },
     /// The system refused.
     #[error("cannot {doing}: {source}")]
     System {

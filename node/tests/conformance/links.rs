@@ -1,0 +1,167 @@
+//! The host's links: our interface by difference, the underlay, its changes, and routes in the way.
+
+use crate::host::{Host, index, netlink};
+use crate::stage::{INTERFACE, Kind, Stage};
+use crate::trial;
+use libtest_mimic::Trial;
+use mesh_node::link::{LinkConfig, LinkError, Links, Monitor, Underlay};
+use mesh_types::Overlay;
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+use std::net::{IpAddr, Ipv4Addr};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases: [(&str, fn()); 8] = [
+        ("an_interface_is_configured_once", an_interface_is_configured_once),
+        ("a_changed_configuration_replaces_the_former", a_changed_configuration_replaces_the_former),
+        ("a_missing_interface_is_told", a_missing_interface_is_told),
+        ("the_underlay_is_all_but_loopback_and_tunnels", the_underlay_is_all_but_loopback_and_tunnels),
+        ("the_overlay_mtu_follows_the_underlay", the_overlay_mtu_follows_the_underlay),
+        ("the_monitor_tells_of_addresses_and_carriers", the_monitor_tells_of_addresses_and_carriers),
+        ("the_monitor_tells_of_a_new_way_out", the_monitor_tells_of_a_new_way_out),
+        ("routes_in_the_way_are_found", routes_in_the_way_are_found),
+    ];
+    cases.into_iter().map(|(name, case)| trial("links", name, case)).collect()
+}
+
+fn an_interface_is_configured_once() {
+    Host::new().run(async {
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        let links = Links::open().unwrap();
+        let first = links.configure(INTERFACE, &config(1)).await.unwrap();
+        assert_eq!(first, 5, "up, two addresses, two ranges");
+        assert_eq!(links.configure(INTERFACE, &config(1)).await.unwrap(), 0);
+        links.deconfigure(INTERFACE).await.unwrap();
+        links.deconfigure(INTERFACE).await.unwrap();
+        assert_eq!(links.configure(INTERFACE, &config(1)).await.unwrap(), 4, "all but being up");
+    });
+}
+
+fn a_changed_configuration_replaces_the_former() {
+    Host::new().run(async {
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        let links = Links::open().unwrap();
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        let wider = Overlay::new("10.8.0.0/15".parse().unwrap(), "fd00:8::/48".parse().unwrap()).unwrap();
+        let other = LinkConfig { addresses: wider.addresses(3).unwrap(), overlay: wider, mtu: 1_300 };
+        links.configure(INTERFACE, &other).await.unwrap();
+        assert_eq!(links.configure(INTERFACE, &other).await.unwrap(), 0);
+        // The way back is as complete: nothing of the other is left.
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        assert!(links.overlaps(&wider, "other").await.unwrap().iter().all(|route| route.interface == INTERFACE));
+        assert_eq!(links.configure(INTERFACE, &config(1)).await.unwrap(), 0);
+    });
+}
+
+fn a_missing_interface_is_told() {
+    Host::new().run(async {
+        let links = Links::open().unwrap();
+        match links.configure(INTERFACE, &config(1)).await {
+            Err(LinkError::NoInterface { interface }) => assert_eq!(interface, INTERFACE),
+            other => panic!("expected no interface, got {other:?}"),
+        }
+        links.deconfigure(INTERFACE).await.unwrap();
+    });
+}
+
+fn the_underlay_is_all_but_loopback_and_tunnels() {
+    let host = cabled();
+    host.run(async {
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        let links = Links::open().unwrap();
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        for own in [INTERFACE, "another"] {
+            let underlay = links.underlay(own, 0).await.unwrap();
+            assert_eq!(offered(&underlay), ["192.0.2.5", "2001:db8::5"]);
+        }
+    });
+}
+
+fn the_overlay_mtu_follows_the_underlay() {
+    cabled().run(async {
+        let links = Links::open().unwrap();
+        assert_eq!(links.underlay(INTERFACE, 0).await.unwrap().overlay_mtu, 1_420);
+        let handle = netlink();
+        let at = index(&handle, "eth0").await;
+        handle.link().set(LinkUnspec::new_with_index(at).mtu(1_400).build()).execute().await.unwrap();
+        assert_eq!(links.underlay(INTERFACE, 0).await.unwrap().overlay_mtu, 1_320);
+    });
+}
+
+fn the_monitor_tells_of_addresses_and_carriers() {
+    cabled().run(async {
+        let mut monitor = Monitor::start(INTERFACE, 0).await.unwrap();
+        assert_eq!(offered(monitor.underlay()), ["192.0.2.5", "2001:db8::5"]);
+        let handle = netlink();
+        let at = index(&handle, "eth0").await;
+        handle.address().add(at, "192.0.2.6".parse().unwrap(), 24).execute().await.unwrap();
+        assert_eq!(offered(monitor.changed().await.unwrap()), ["192.0.2.5", "192.0.2.6", "2001:db8::5"]);
+        // What happens to our own interface is no news; the next thing told is that the cable came out.
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        Links::open().unwrap().configure(INTERFACE, &config(1)).await.unwrap();
+        let far = index(&handle, "far").await;
+        handle.link().set(LinkUnspec::new_with_index(far).down().build()).execute().await.unwrap();
+        assert!(monitor.changed().await.unwrap().addresses.is_empty());
+    });
+}
+
+fn the_monitor_tells_of_a_new_way_out() {
+    cabled().run(async {
+        let mut monitor = Monitor::start(INTERFACE, 0).await.unwrap();
+        assert!(monitor.underlay().egress.is_empty());
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(Ipv4Addr::new(192, 0, 2, 1)).build();
+        netlink().route().add(route).execute().await.unwrap();
+        let underlay = monitor.changed().await.unwrap();
+        let way = underlay.egress.first().unwrap();
+        assert_eq!(way.gateway, Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!(way.source, Some(IpAddr::from([192, 0, 2, 5])));
+        assert_eq!(
+            underlay.addresses.first().map(|first| (first.secondary, first.address)),
+            Some((false, way.source.unwrap()))
+        );
+    });
+}
+
+fn routes_in_the_way_are_found() {
+    cabled().run(async {
+        let links = Links::open().unwrap();
+        assert!(links.overlaps(&overlay(), INTERFACE).await.unwrap().is_empty());
+        let handle = netlink();
+        let at = index(&handle, "eth0").await;
+        let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(Ipv4Addr::new(192, 0, 2, 1)).build();
+        handle.route().add(default).execute().await.unwrap();
+        assert!(links.overlaps(&overlay(), INTERFACE).await.unwrap().is_empty());
+        let inside = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::new(10, 9, 4, 0), 24)
+            .output_interface(at)
+            .build();
+        handle.route().add(inside).execute().await.unwrap();
+        let found = links.overlaps(&overlay(), INTERFACE).await.unwrap();
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.9.4.0/24 through eth0"]);
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        assert_eq!(links.overlaps(&overlay(), INTERFACE).await.unwrap().len(), 1, "our own routes do not count");
+    });
+}
+
+/// A host with one cable, `eth0`, whose other end, `far`, is up as well.
+fn cabled() -> Host {
+    let host = Host::new();
+    host.run(async { netlink().link().add(LinkVeth::new("eth0", "far").build()).execute().await.unwrap() });
+    host.address("far", &[]);
+    host.address("eth0", &["192.0.2.5/24", "2001:db8::5/64"]);
+    host
+}
+
+fn offered(underlay: &Underlay) -> Vec<String> {
+    let mut addresses: Vec<IpAddr> = underlay.addresses.iter().map(|found| found.address).collect();
+    addresses.sort();
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+fn overlay() -> Overlay {
+    Overlay::new("10.9.0.0/16".parse().unwrap(), "fd00:9::/48".parse().unwrap()).unwrap()
+}
+
+fn config(n: u32) -> LinkConfig {
+    LinkConfig { addresses: overlay().addresses(n).unwrap(), overlay: overlay(), mtu: 1_420 }
+}
