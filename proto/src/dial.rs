@@ -94,7 +94,7 @@ pub enum Failure {
     #[error("{0}")]
     Certificate(VerifyError),
     /// The coordinator refused our certificate.
-    #[error("the coordinator refuses this machine's certificate: {0:?}")]
+    #[error("the coordinator refuses this machine's certificate: {}", refusal(*.0))]
     Rejected(rustls::AlertDescription),
     /// What answers does not speak TLS as coordinators do.
     #[error("TLS failed: {0}; is this the port of a coordinator?")]
@@ -119,6 +119,18 @@ pub enum Failure {
     /// The name has no address.
     #[error("name does not resolve: {0}")]
     Resolve(String),
+}
+
+fn refusal(alert: rustls::AlertDescription) -> String {
+    match alert {
+        rustls::AlertDescription::CertificateExpired => {
+            "it is out of date by the coordinator's clock; check both clocks, or join again".to_owned()
+        }
+        rustls::AlertDescription::UnknownCA => {
+            "it was issued by another mesh; leave that one and join again".to_owned()
+        }
+        other => format!("{other:?}"),
+    }
 }
 
 impl Failure {

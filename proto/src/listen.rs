@@ -117,6 +117,8 @@ async fn establish(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr)
     let session = inner.get_ref().1;
     let exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(io::Error::other)?;
     let identity = identity_of(session.peer_certificates());
+    // A socket for both families shows IPv4 callers as mapped addresses.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     Ok(TlsStream { caller: Caller { remote, identity, exporter }, inner })
 }
 
