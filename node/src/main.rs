@@ -1,2 +1,39 @@
-//! bin
-fn main() {}
+//! `meshd`, the node daemon: reads its options and runs.
+
+use clap::Parser as _;
+use mesh_node::failure::Failure;
+use mesh_node::options::Options;
+use std::process::ExitCode;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+/// Workers: one for the loop and one for packets, so that a slow disk holds up neither.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    start_log(options.log_json);
+    match start(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn start(options: Options) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)?
+        .block_on(mesh_node::run::run(options))
+}
+
+/// To stderr, where supervisors look; INFO unless RUST_LOG says otherwise.
+fn start_log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}

@@ -2,32 +2,26 @@
 
 use super::StateError;
 use mesh_types::netmap::Certificate;
-use mesh_types::{CoordinatorAddress, Epoch, Fingerprint, MeshConfig, MeshId, NodeId, NodeName, OverlayAddresses};
+use mesh_types::{CoordinatorAddress, MeshConfig, MeshId, NodeRecord};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The layout of the file.
 const FORMAT: u32 = 1;
 
-/// This host's place in a mesh. Written when a join succeeds, and again as certificate and settings change.
+/// This host's place in a mesh. Written when a join succeeds, and again with each new certificate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Membership {
-    /// The node's id.
-    pub node: NodeId,
-    /// Its name as the coordinator gave it.
-    pub name: NodeName,
-    /// Its overlay addresses.
-    pub addresses: OverlayAddresses,
+    /// This node, as told at join.
+    pub record: NodeRecord,
     /// Its certificate.
     pub certificate: Certificate,
-    /// The mesh's settings as last heard: whom to trust, where coordinators are.
+    /// The CA that issued it.
+    pub authority: Certificate,
+    /// The mesh's settings as told at join; the journal's are newer.
     pub config: MeshConfig,
-    /// The history it was made in.
-    pub epoch: Epoch,
-    /// The CA that the token named.
-    pub authority: Fingerprint,
-    /// Coordinators that the token named, tried when those of the settings do not answer.
-    pub addresses_of_token: Vec<CoordinatorAddress>,
+    /// Coordinators that the token named, tried beside those of the settings.
+    pub named: Vec<CoordinatorAddress>,
     /// Whether the mesh still wants this node.
     pub standing: Standing,
 }

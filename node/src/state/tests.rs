@@ -1,6 +1,6 @@
 use super::*;
 use mesh_types::netmap::Certificate;
-use mesh_types::{Epoch, Fingerprint, MeshConfig, MeshDuration, MeshId, NodeId, Overlay, OverlayAddresses, Revision};
+use mesh_types::{MeshConfig, MeshDuration, MeshId, MeshTime, NodeId, NodeRecord, Overlay, Revision};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -15,6 +15,7 @@ fn membership() -> Membership {
             .addresses(1)
             .unwrap_or(OverlayAddresses { v4: "10.7.0.1".parse().unwrap(), v6: "fd00:7::1".parse().unwrap() }),
         certificate: Certificate(vec![1, 2, 3]),
+        authority: Certificate(vec![4]),
         config: MeshConfig {
             mesh: MeshId::from_bytes([1; 16]),
             overlay,
@@ -23,9 +24,7 @@ fn membership() -> Membership {
             key_ttl: MeshDuration::from_secs(60),
             revision: Revision(1),
         },
-        epoch: Epoch { counter: 1, id: 9 },
-        authority: Fingerprint::of(&[4]),
-        addresses_of_token: vec!["192.0.2.1".parse().unwrap()],
+        named: vec!["192.0.2.1".parse().unwrap()],
         standing: Standing::Member,
     }
 }

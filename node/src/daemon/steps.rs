@@ -1,0 +1,213 @@
+//! The end of a turn: what events asked for, then what the core asks for, then what callers wait for.
+
+use super::member::{Member, Ports};
+use super::{Daemon, FIRST_NETMAP, Joiner, Life, MONITOR_RETRY, Outcome, Step};
+use crate::clock;
+use crate::failure::Failure;
+use crate::host::HostError;
+use crate::link::Monitor;
+use crate::port;
+use crate::refusal::Refusal;
+use crate::state::{Membership, Standing};
+use mesh_node_core::Now;
+use mesh_proto::v1::{LocalJoinReply, LocalLeaveReply};
+use std::sync::Arc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+impl Daemon {
+    /// Does everything that is to be done now.
+    pub(super) async fn settle(&mut self) {
+        for step in std::mem::take(&mut self.steps) {
+            self.step(step).await;
+        }
+        if self.host.remake_at().is_some_and(|at| at <= Instant::now()) {
+            self.host.remake().await;
+        }
+        if self.monitor.is_none() && self.watch_again <= Instant::now() {
+            self.watch_underlay().await;
+        }
+        self.perform().await;
+        self.answer_joiners();
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::BeginJoin { token, name, by_file } => match self.host.prepare().await {
+                Ok(()) => self.begin_join(token, name, by_file),
+                Err(error) => self.join_failed(Refusal::Host(error), by_file),
+            },
+            Step::BecomeMember { membership, fresh } => self.become_member(*membership, fresh),
+            Step::TakeDown => self.host.take_down().await,
+            Step::SetMtu(mtu) => self.host.set_mtu(mtu).await,
+            Step::Forget { told } => {
+                let forgotten = self.forget().await;
+                if let Some((answer, _)) = self.leaving.take() {
+                    // A caller who is gone does not need the answer.
+                    let _ = answer.send(forgotten.map(|()| LocalLeaveReply { told }));
+                }
+            }
+        }
+    }
+
+    async fn watch_underlay(&mut self) {
+        match Monitor::start(self.host.interface(), self.options.fwmark).await {
+            Ok(monitor) => {
+                let underlay = monitor.underlay().clone();
+                self.monitor = Some(monitor);
+                self.take_underlay(&underlay);
+            }
+            Err(error) => {
+                warn!(%error, "the underlay cannot be watched");
+                self.watch_again = Instant::now() + MONITOR_RETRY;
+            }
+        }
+    }
+
+    /// Takes up a membership. Session and interface begin at once, beside each other.
+    fn become_member(&mut self, membership: Membership, fresh: bool) {
+        let name = membership.record.name.clone();
+        let member = port::choose(&self.state, self.options.listen_port)
+            .map_err(Failure::from)
+            .map(|listen| Ports { listen, fwmark: self.options.fwmark })
+            .and_then(|ports| Ok(Member::start(&self.state, &self.keys, membership, ports, fresh)?));
+        match member {
+            Ok(mut member) => {
+                let now = clock::now();
+                info!(node = %name, mesh = %member.membership.mesh(), port = member.listen_port, "a member of the mesh");
+                member.node.handle_underlay(self.underlay.clone(), now);
+                member.keep_session(now);
+                if let Some(session) = &member.session {
+                    session.underlay(self.underlay.clone());
+                }
+                self.life = Life::Member(Box::new(member));
+                if fresh {
+                    self.patience = Some(Instant::now() + FIRST_NETMAP);
+                }
+            }
+            Err(failure) => {
+                error!(error = %failure, "the membership cannot be taken up");
+                self.fatal = Some(failure);
+            }
+        }
+    }
+
+    /// What a join led to.
+    pub(super) fn handle_joined(&mut self, membership: Membership) {
+        match self.state.save_membership(&membership) {
+            Ok(()) => self.steps.push(Step::BecomeMember { membership: Box::new(membership), fresh: true }),
+            Err(error) => self.join_failed(Refusal::State(error), false),
+        }
+    }
+
+    pub(super) fn join_failed(&mut self, refusal: Refusal, by_file: bool) {
+        warn!(error = %refusal, "not joined");
+        self.steps.push(Step::TakeDown);
+        self.life = match self.state.membership() {
+            Ok(Some(membership)) => Life::Removed(membership),
+            _ => Life::New,
+        };
+        if by_file {
+            self.fatal = Some(Failure::from_refusal(refusal));
+            return;
+        }
+        let mut refusal = Some(refusal);
+        for joiner in self.joiners.drain(..) {
+            let told = refusal.take().unwrap_or(Refusal::Busy);
+            // A caller who is gone does not need the answer.
+            let _ = joiner.answer.send(Err(told));
+        }
+    }
+
+    /// Tells those who asked to join, once the interface stands and a netmap is there, or once it has taken too long.
+    fn answer_joiners(&mut self) {
+        let Life::Member(member) = &mut self.life else { return };
+        let record = &member.membership.record;
+        let ready = self.host.stands() && member.node.cache().netmap.is_some();
+        if ready {
+            self.patience = None;
+        }
+        let late = self.patience.is_some_and(|at| at <= Instant::now());
+        if late {
+            self.patience = None;
+        }
+        if !ready && !late {
+            return;
+        }
+        for Joiner { answer, already } in self.joiners.drain(..) {
+            let reply = if ready {
+                Ok(LocalJoinReply {
+                    id: record.id.to_string(),
+                    name: record.name.to_string(),
+                    addresses: record.addresses.iter().map(|address| address.to_string()).collect(),
+                    already,
+                })
+            } else {
+                Err(not_ready(self.host.trouble(), member))
+            };
+            // A caller who is gone does not need the answer.
+            let _ = answer.send(reply);
+        }
+    }
+
+    /// Removes everything of the membership from this host.
+    async fn forget(&mut self) -> Result<(), Refusal> {
+        self.life = Life::New;
+        self.patience = None;
+        self.host.take_down().await;
+        self.state.wipe()?;
+        // The old keys are barred in the mesh that was left.
+        self.keys = Arc::new(self.state.keys()?);
+        self.host.set_key(self.keys.public_key());
+        info!("left the mesh; nothing of it remains on this host");
+        Ok(())
+    }
+
+    /// Takes note that an operator removed this node. The core had the interface taken down before.
+    pub(super) fn removed(&mut self) {
+        let Life::Member(member) = std::mem::replace(&mut self.life, Life::New) else { return };
+        let membership = Membership { standing: Standing::Removed, ..member.membership };
+        if let Err(error) = self.state.save_membership(&membership) {
+            error!(%error, "that this node was removed could not be kept");
+        }
+        self.life = Life::Removed(membership);
+    }
+
+    pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
+        match outcome {
+            Outcome::Token(Ok(token)) => self.steps.push(Step::BeginJoin { token, name: None, by_file: true }),
+            Outcome::Token(Err(failure)) => self.fatal = Some(failure),
+            Outcome::Joined { result: Ok(membership), .. } => self.handle_joined(membership),
+            Outcome::Joined { result: Err(error), by_file } => self.join_failed(Refusal::Join(error), by_file),
+            Outcome::Left(result) => self.handle_left(result),
+            Outcome::RenewedKey(renewed) => {
+                if let Life::Member(member) = &mut self.life {
+                    member.renewing_key = false;
+                    if let Some(expires_at) = renewed {
+                        info!(%expires_at, "the key's lease is renewed");
+                    }
+                }
+            }
+            Outcome::RenewedCertificate(renewed) => {
+                let Life::Member(member) = &mut self.life else { return };
+                member.renewing_certificate = false;
+                let Some((certificate, authority)) = renewed else { return };
+                if let Err(error) = member.replace_certificate(certificate, authority, now) {
+                    warn!(%error, "the new certificate does not serve");
+                } else if let Err(error) = self.state.save_membership(&member.membership) {
+                    warn!(%error, "the new certificate is not kept");
+                } else {
+                    info!("the certificate is renewed");
+                }
+            }
+        }
+    }
+}
+
+fn not_ready(trouble: Option<&HostError>, member: &Member) -> Refusal {
+    if let Some(error) = trouble {
+        return Refusal::Interface { reason: error.to_string(), permission: error.is_permission() };
+    }
+    let reason = member.unreachable.clone().unwrap_or_else(|| "a coordinator answered, but sent no netmap".to_owned());
+    Refusal::NoSession { name: member.membership.record.name.to_string(), reason }
+}

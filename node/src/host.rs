@@ -1,0 +1,309 @@
+//! What the daemon has on its host: the device, the interface's addresses and routes, the probe sockets.
+//!
+//! All of it stands or falls together: made by [`Host::make`], taken away by [`Host::take_down`]. It decides nothing.
+//! Every operation is bounded in time: a kernel that hangs must not hang the loop.
+
+use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
+use crate::link::{LinkConfig, LinkError, Links};
+use crate::probe::{Datagram, ProbeSockets};
+use futures::future::BoxFuture;
+use mesh_node_core::device::{ActualDevice, DeviceUpdate};
+use mesh_node_core::{DesiredLink, Link};
+use mesh_types::PublicKey;
+use std::future::pending;
+use std::net::IpAddr;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+/// More than a thousand peers take; a kernel that needs longer is stuck.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Between two attempts to make the interface.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why something could not be done on the host.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// With the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// With addresses or routes.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// With the probe sockets.
+    #[error("cannot open the probe sockets on {interface}: {source}")]
+    Probe {
+        /// The interface.
+        interface: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("{doing} took longer than {} s", LONGEST.as_secs())]
+    Slow {
+        /// What was being done.
+        doing: &'static str,
+    },
+}
+
+impl HostError {
+    /// Whether it is for lack of rights or of /dev/net/tun.
+    pub fn is_permission(&self) -> bool {
+        fn device(error: &DeviceError) -> bool {
+            match error {
+                DeviceError::Privilege { .. } | DeviceError::NoTun { .. } => true,
+                DeviceError::NoBackend { userspace, .. } => device(userspace),
+                _ => false,
+            }
+        }
+        match self {
+            Self::Device(error) => device(error),
+            Self::Link(error) => matches!(error, LinkError::Privilege { .. }),
+            Self::Probe { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
+            Self::Slow { .. } => false,
+        }
+    }
+
+    /// Whether the interface's name belongs to somebody else.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Device(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }))
+    }
+}
+
+/// How devices and links come about: the real thing, or in a test a pretence.
+pub trait Ground: Send {
+    /// Makes or takes over the interface.
+    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>>;
+
+    /// Gives the interface its addresses, routes and MTU, and brings it up.
+    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>>;
+
+    /// Opens the sockets for probes on the interface; `None` where there are no packets.
+    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
+}
+
+/// The host's real interfaces.
+pub struct RealGround {
+    /// The interface.
+    pub interface: String,
+    /// Which WireGuard.
+    pub backend: BackendChoice,
+}
+
+impl Ground for RealGround {
+    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>> {
+        Box::pin(device::open(&self.interface, self.backend, Some(ours)))
+    }
+
+    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>> {
+        Box::pin(async move { Links::open()?.configure(&self.interface, &config).await.map(|_| ()) })
+    }
+
+    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
+        ProbeSockets::open(&self.interface, link.addresses).map(Some)
+    }
+}
+
+/// What stands on the host now, and what should.
+pub(crate) struct Host {
+    ground: Box<dyn Ground>,
+    interface: String,
+    ours: PublicKey,
+    device: Option<Box<dyn Device>>,
+    probes: Option<ProbeSockets>,
+    desired: Option<Link>,
+    mtu: u16,
+    /// Why it does not stand as desired, and when to try again.
+    trouble: Option<(HostError, Instant)>,
+    /// Why the device did not do as asked, the last time.
+    device_trouble: Option<String>,
+}
+
+impl Host {
+    pub(crate) fn new(ground: Box<dyn Ground>, interface: &str, ours: PublicKey, mtu: u16) -> Self {
+        Self {
+            ground,
+            interface: interface.to_owned(),
+            ours,
+            device: None,
+            probes: None,
+            desired: None,
+            mtu,
+            trouble: None,
+            device_trouble: None,
+        }
+    }
+
+    /// The name of the interface.
+    pub(crate) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// What runs the tunnels, if anything does.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        self.device.as_ref().map(|device| device.backend())
+    }
+
+    /// Whether all is as desired.
+    pub(crate) fn stands(&self) -> bool {
+        self.desired.is_some() && self.device.is_some() && self.trouble.is_none()
+    }
+
+    /// Why it does not stand as desired.
+    pub(crate) fn trouble(&self) -> Option<&HostError> {
+        self.trouble.as_ref().map(|(error, _)| error)
+    }
+
+    /// Why the device did not do as asked, if it did not the last time.
+    pub(crate) fn device_trouble(&self) -> Option<&str> {
+        self.device_trouble.as_deref()
+    }
+
+    /// When to call [`Host::remake`].
+    pub(crate) fn remake_at(&self) -> Option<Instant> {
+        self.trouble.as_ref().map(|(_, at)| *at)
+    }
+
+    /// What keeps the interface from standing, if only a person can mend it: rights, or a name that is taken.
+    pub(crate) fn take_hopeless(&mut self) -> Option<HostError> {
+        match self.trouble.take() {
+            Some((error, _)) if error.is_permission() || error.is_taken() => Some(error),
+            trouble => {
+                self.trouble = trouble;
+                None
+            }
+        }
+    }
+
+    /// Another key makes another device: after leaving, the next membership begins with new ones.
+    pub(crate) fn set_key(&mut self, ours: PublicKey) {
+        self.ours = ours;
+    }
+
+    /// Makes the interface, still without addresses, to learn early whether this host lets us.
+    pub(crate) async fn prepare(&mut self) -> Result<(), HostError> {
+        if self.device.is_none() {
+            let opened = timeout(LONGEST, self.ground.open(self.ours)).await;
+            let device = opened.map_err(|_| HostError::Slow { doing: "making the interface" })??;
+            info!(interface = self.interface, backend = %device.backend(), "device open");
+            self.device = Some(device);
+        }
+        Ok(())
+    }
+
+    /// Makes the interface what it should be. What fails is tried again later, see [`Host::remake_at`].
+    pub(crate) async fn make(&mut self, desired: &DesiredLink) {
+        match desired {
+            DesiredLink::Down => self.take_down().await,
+            DesiredLink::Up(link) => {
+                self.desired = Some(link.clone());
+                self.remake().await;
+            }
+        }
+    }
+
+    /// Tries again what [`Host::make`] was asked for. Harmless when all is well.
+    pub(crate) async fn remake(&mut self) {
+        let Some(link) = self.desired.clone() else { return };
+        self.trouble = match self.try_make(&link).await {
+            Ok(()) => None,
+            Err(error) => {
+                warn!(interface = self.interface, %error, "the interface is not as it should be");
+                Some((error, Instant::now() + RETRY))
+            }
+        };
+    }
+
+    async fn try_make(&mut self, link: &Link) -> Result<(), HostError> {
+        self.prepare().await?;
+        let config = LinkConfig { addresses: link.addresses, overlay: link.overlay, mtu: self.mtu };
+        let configured = timeout(LONGEST, self.ground.configure(config)).await;
+        let configured = configured.map_err(|_| HostError::Slow { doing: "configuring the interface" })?;
+        if let Err(LinkError::NoInterface { .. }) = &configured {
+            self.device = None;
+            self.probes = None;
+        }
+        configured?;
+        if self.probes.is_none() {
+            let interface = self.interface.clone();
+            self.probes = self.ground.probes(link).map_err(|source| HostError::Probe { interface, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the interface away, with everything on it. Harmless if there is none.
+    pub(crate) async fn take_down(&mut self) {
+        self.desired = None;
+        self.probes = None;
+        self.trouble = None;
+        self.device_trouble = None;
+        let Some(device) = self.device.take() else { return };
+        match timeout(LONGEST, device.remove()).await {
+            Ok(Ok(()) | Err(DeviceError::Gone { .. })) => info!(interface = self.interface, "interface removed"),
+            Ok(Err(error)) => warn!(interface = self.interface, %error, "interface not removed"),
+            Err(_) => warn!(interface = self.interface, "removing the interface takes too long"),
+        }
+    }
+
+    /// Takes the MTU that the underlay allows.
+    pub(crate) async fn set_mtu(&mut self, mtu: u16) {
+        if self.mtu != mtu {
+            self.mtu = mtu;
+            self.remake().await;
+        }
+    }
+
+    /// Reads the device.
+    pub(crate) async fn read(&mut self) -> Option<ActualDevice> {
+        let device = self.device.as_mut()?;
+        let read = timeout(LONGEST, device.read()).await;
+        self.judge("reading the device", read)
+    }
+
+    /// Changes the device; whether it was done.
+    pub(crate) async fn apply(&mut self, update: &DeviceUpdate) -> bool {
+        let Some(device) = self.device.as_mut() else { return false };
+        let applied = timeout(LONGEST, device.apply(update)).await;
+        self.judge("changing the device", applied).is_some()
+    }
+
+    /// The next datagram on the probe port; none ever while there is no interface.
+    pub(crate) async fn receive(&self) -> Datagram {
+        match &self.probes {
+            Some(probes) => probes.receive().await,
+            None => pending().await,
+        }
+    }
+
+    /// Sends a probe, if there is an interface.
+    pub(crate) fn send_probe(&self, to: IpAddr, bytes: &[u8]) {
+        if let Some(Err(error)) = self.probes.as_ref().map(|probes| probes.send(to, bytes)) {
+            debug!(%to, %error, "probe not sent");
+        }
+    }
+
+    fn judge<T>(
+        &mut self,
+        doing: &'static str,
+        result: Result<Result<T, DeviceError>, tokio::time::error::Elapsed>,
+    ) -> Option<T> {
+        let error = match result {
+            Ok(Ok(value)) => {
+                self.device_trouble = None;
+                return Some(value);
+            }
+            Ok(Err(error)) => HostError::Device(error),
+            Err(_) => HostError::Slow { doing },
+        };
+        warn!(interface = self.interface, %error, doing, "the device does not do as asked");
+        self.device_trouble = Some(error.to_string());
+        if let HostError::Device(DeviceError::Gone { .. }) = &error {
+            // Somebody removed the interface. It is made anew at once, and the core reads it again.
+            self.device = None;
+            self.probes = None;
+            self.trouble = Some((error, Instant::now()));
+        }
+        None
+    }
+}

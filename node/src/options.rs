@@ -1,0 +1,136 @@
+//! What the command line says, with where everything lies by default.
+
+use crate::device::BackendChoice;
+use clap::Parser;
+use mesh_types::NodeName;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+const EXAMPLES: &str = "\
+Examples:
+  # Started by a supervisor; waits for `meshctl join TOKEN`, or goes on as the member it is.
+  meshd
+
+  # In a container: join with the token that another container writes, on first start only.
+  meshd --state-dir /data --socket /run/meshd.sock --join-token-file /tokens/node
+
+Exit codes: 0 stopped by a signal; 1 failed; 2 usage; 3 no permission (root or CAP_NET_ADMIN, /dev/net/tun);
+4 another meshd runs here (state directory, socket or interface in use); 5 the state directory is damaged;
+6 joining was refused (token, name, overlay range).";
+
+/// The node daemon of a meshctl mesh: it programs WireGuard with what the coordinators know.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "meshd", version, after_help = EXAMPLES)]
+pub struct Options {
+    /// Where keys, membership and the journal are kept [default: /var/lib/meshctl/INTERFACE/node]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// The socket that meshctl talks to [default: /run/meshctl/INTERFACE/meshd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// The network interface to make; also names the mesh in the default paths
+    #[arg(long, value_name = "NAME", default_value = "mesh0", value_parser = interface_name)]
+    pub interface: String,
+
+    /// Which WireGuard to use; auto takes the kernel's where it works
+    #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = BackendChoice::from_str)]
+    pub backend: BackendChoice,
+
+    /// UDP port of WireGuard [default: the one of the first start: 51820 if it was free, else a random one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub listen_port: Option<u16>,
+
+    /// Joins with the token in this file if not yet a member; waits for the file to appear
+    #[arg(long, value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+
+    /// The name to ask for [default: this host's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<NodeName>,
+
+    /// Mark on all packets that go outside the mesh, for routing rules; 0 is none
+    #[arg(long, value_name = "MARK", default_value = "0", value_parser = mark)]
+    pub fwmark: u32,
+
+    /// Lets members of this group ask for `meshctl status`
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
+
+    /// Waits ten minutes, or until the first key expires, and takes a kernel device down whose daemon has not come back;
+    /// for supervisors, when the daemon has ended
+    #[arg(long)]
+    pub guard: bool,
+
+    /// Logs as JSON, one object a line; RUST_LOG sets the level either way
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+impl Options {
+    /// The state directory, given or by default.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| ["/var/lib/meshctl", &self.interface, "node"].iter().collect())
+    }
+
+    /// The socket, given or by default.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| ["/run/meshctl", &self.interface, "meshd.sock"].iter().collect())
+    }
+}
+
+fn interface_name(text: &str) -> Result<String, String> {
+    let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err("an interface name has 1 to 15 letters, digits, dots, hyphens or underscores".to_owned())
+    }
+}
+
+fn mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "expected a number from 0 to 4294967295, or 0x and hex digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options, clap::Error> {
+        Options::try_parse_from(["meshd"].iter().chain(args))
+    }
+
+    #[test]
+    fn default_paths_carry_the_interface_name() {
+        let options = parse(&["--interface", "lab7"]).unwrap();
+        assert_eq!(options.state_dir(), PathBuf::from("/var/lib/meshctl/lab7/node"));
+        assert_eq!(options.socket(), PathBuf::from("/run/meshctl/lab7/meshd.sock"));
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for args in [
+            ["--interface", "much-too-long-name"],
+            ["--interface", "a/b"],
+            ["--interface", ".."],
+            ["--backend", "magic"],
+            ["--listen-port", "0"],
+            ["--fwmark", "0xg"],
+            ["--name", "-x"],
+        ] {
+            assert_eq!(parse(&args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn marks_read_as_decimal_and_hex() {
+        assert_eq!(parse(&["--fwmark", "0xca6c"]).unwrap().fwmark, 0xca6c);
+        assert_eq!(parse(&["--fwmark", "51820"]).unwrap().fwmark, 51_820);
+    }
+}

@@ -1,0 +1,73 @@
+//! From options to a running daemon and, on a signal, to its end.
+
+use crate::daemon::Daemon;
+use crate::failure::Failure;
+use crate::guard;
+use crate::host::{Ground, Host, RealGround};
+use crate::link::MIN_MTU;
+use crate::local;
+use crate::options::Options;
+use crate::state::StateDir;
+use mesh_proto::local::{Access, LocalListener};
+use nix::unistd::Group;
+use sd_notify::NotifyState;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{debug, info};
+
+/// Runs the daemon, or the guard, until a signal or a failure ends it.
+pub async fn run(options: Options) -> Result<(), Failure> {
+    if options.guard {
+        let outcome = guard::run(&options.state_dir(), &options.interface).await?;
+        info!(?outcome, "the guard has ended");
+        return Ok(());
+    }
+    let ground = RealGround { interface: options.interface.clone(), backend: options.backend };
+    run_on(Box::new(ground), options, signalled()?).await
+}
+
+/// Runs the daemon on any ground until `stop`.
+pub async fn run_on(ground: Box<dyn Ground>, options: Options, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    let state = StateDir::open(&options.state_dir())?;
+    let keys = Arc::new(state.keys()?);
+    let host = Host::new(ground, &options.interface, keys.public_key(), MIN_MTU);
+    let listener = LocalListener::bind(&options.socket(), access(&options)?).await?;
+    let (asked, requests) = local::channel();
+    info!(version = env!("CARGO_PKG_VERSION"), socket = %listener.path().display(), "meshd starts");
+    let daemon = Daemon::new(options, state, host, keys, requests).await?;
+    notify(NotifyState::Ready);
+    let result = tokio::select! {
+        result = daemon.run(stop) => result,
+        result = local::serve(listener, asked, std::future::pending()) => result.map_err(Failure::from),
+    };
+    notify(NotifyState::Stopping);
+    result
+}
+
+fn access(options: &Options) -> Result<Access, Failure> {
+    let Some(name) = &options.socket_group else { return Ok(Access::Owner) };
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(Access::Group(group.gid.as_raw())),
+        _ => Err(Failure::Group(name.clone())),
+    }
+}
+
+/// Completes at the first signal to end.
+fn signalled() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Start)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Start)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping; a kernel device stays as it is");
+    })
+}
+
+/// Tells the supervisor, if there is one.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        debug!(%error, "the supervisor was not told");
+    }
+}
