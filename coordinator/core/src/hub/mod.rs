@@ -16,9 +16,6 @@ mod exchange;
 mod fanout;
 mod hello;
 
-#[cfg(test)]
-mod tests;
-
 use crate::clock::{Monotonic, Now};
 use crate::presence::{OnlineTable, PresenceRefusal, PresenceTable};
 use crate::registry::Registry;

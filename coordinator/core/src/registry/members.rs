@@ -87,7 +87,7 @@ impl Registry {
         };
         self.index.add_removed(&removed);
         self.state.removed.insert(remove.node, removed);
-        self.forget_oldest_removed();
+        self.forget_oldest_removed(limits::MAX_REMOVED);
         Ok(Reply::NodeRemoved(remove.node))
     }
 
@@ -203,10 +203,10 @@ impl Registry {
         self.state.nodes.insert(member.record.id, member);
     }
 
-    /// Keeps the removed below their cap. From then on differences across the forgotten removal are unknown, so the
+    /// Keeps the removed at most `cap`. From then on differences across the forgotten removal are unknown, so the
     /// floor rises with it.
-    fn forget_oldest_removed(&mut self) {
-        while self.state.removed.len() > limits::MAX_REMOVED {
+    fn forget_oldest_removed(&mut self, cap: usize) {
+        while self.state.removed.len() > cap {
             let Some((&revision, &id)) = self.index.removals.first_key_value() else { return };
             if let Some(removed) = self.state.removed.remove(&id) {
                 self.index.drop_removed(&removed);
@@ -232,4 +232,41 @@ pub(super) fn free_name(wish: &NodeName, is_taken: impl Fn(&NodeName) -> bool) -
         .map(|number| wish.with_suffix(number))
         .find(|name| !is_taken(name))
         .expect("there are more numbers than members")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_types::{Fingerprint, IdentityKey, PublicKey, TokenId};
+
+    fn removed(n: u8) -> RemovedNode {
+        let addresses = OverlayAddresses { v4: [10, 0, 0, n].into(), v6: [0; 16].into() };
+        let record = NodeRecord {
+            id: NodeId::from_bytes([n; 16]),
+            name: "gone".parse().unwrap(),
+            public_key: PublicKey::from_bytes([n; 32]),
+            identity_key: IdentityKey::from_bytes([n; 32]),
+            addresses,
+            expires_at: MeshTime(0),
+            revision: Revision(u64::from(n)),
+        };
+        let enrolment = Enrolment { token: TokenId::from_bytes([0; 8]), secret_hash: Fingerprint::from_bytes([0; 32]) };
+        let (rests_until, slot) = (MeshTime(9), u32::from(n));
+        RemovedNode { record, removed_at: MeshTime(0), rests_until, slot, joined_at: MeshTime(0), enrolment }
+    }
+
+    #[test]
+    fn beyond_the_cap_the_oldest_removal_is_forgotten_and_the_floor_rises_with_it() {
+        let mut registry = Registry::new();
+        for n in [3, 1, 2] {
+            registry.index.add_removed(&removed(n));
+            registry.state.removed.insert(removed(n).record.id, removed(n));
+        }
+        registry.forget_oldest_removed(2);
+        assert_eq!((registry.floor(), registry.removed().count()), (Revision(1), 2));
+        assert_eq!(registry.removed_node(removed(1).record.id), None);
+        assert_eq!(registry.index.public_keys.get(&PublicKey::from_bytes([1; 32])), None, "its keys are not barred");
+        registry.forget_oldest_removed(2);
+        assert_eq!(registry.floor(), Revision(1));
+    }
 }
