@@ -1,5 +1,7 @@
 //! The lab itself: hosts reach each other, move, lose their cable, and leave nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use mesh_cli::lab::{Flow, Lab, Pings, World};
 use std::net::IpAddr;
 use std::path::Path;

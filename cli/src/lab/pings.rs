@@ -31,15 +31,26 @@ pub struct Flow {
     pub lost: u64,
     /// The longest time without a reply, from the first request to the last.
     pub longest_gap: Duration,
+    /// When the last reply came; none without a reply.
+    pub last_reply: Option<Instant>,
     /// The shortest, middle and longest round trip; none without a reply.
     pub latency: Option<[Duration; 3]>,
+}
+
+/// What has come from a target so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seen {
+    /// When the first reply came.
+    first: Instant,
+    /// When the latest request that was answered had been sent.
+    answered: Instant,
 }
 
 /// Pings under way from one host.
 #[derive(Debug)]
 pub struct Pings {
     targets: mpsc::UnboundedSender<IpAddr>,
-    first_replies: watch::Receiver<BTreeMap<IpAddr, Instant>>,
+    seen: watch::Receiver<BTreeMap<IpAddr, Seen>>,
     task: JoinHandle<Result<Vec<Flow>>>,
 }
 
@@ -48,13 +59,13 @@ impl Pings {
     pub fn start(host: &Host, targets: impl IntoIterator<Item = IpAddr>, interval: Duration) -> Result<Self> {
         let socket = EchoSocket::open(host, NEXT_MARK.fetch_add(1, Ordering::Relaxed))?;
         let (add, added) = mpsc::unbounded_channel();
-        let (publish, first_replies) = watch::channel(BTreeMap::new());
+        let (publish, seen) = watch::channel(BTreeMap::new());
         let mut round = Round { socket, flows: BTreeMap::new(), sent: BTreeMap::new(), next: 0, publish };
         for target in targets {
             round.flows.insert(target, Vec::new());
         }
         let task = tokio::spawn(round.run(added, interval));
-        Ok(Self { targets: add, first_replies, task })
+        Ok(Self { targets: add, seen, task })
     }
 
     /// Pings one more address from now on.
@@ -65,15 +76,19 @@ impl Pings {
 
     /// Waits until all of `targets` have answered at least once; returns when the last of them did so first.
     pub async fn answered(&mut self, targets: &[IpAddr]) -> Result<Instant> {
-        let all = |first: &BTreeMap<IpAddr, Instant>| targets.iter().all(|target| first.contains_key(target));
-        let first = self.first_replies.wait_for(all).await.context("pinging has ended")?;
-        let last = targets.iter().filter_map(|target| first.get(target)).max().copied();
+        let all = |seen: &BTreeMap<IpAddr, Seen>| targets.iter().all(|target| seen.contains_key(target));
+        let seen = self.seen.wait_for(all).await.context("pinging has ended")?;
+        let last = targets.iter().filter_map(|target| seen.get(target)).map(|seen| seen.first).max();
         last.context("no targets to wait for")
     }
 
-    /// Those that have answered so far, and when they did first.
-    pub fn first_replies(&self) -> BTreeMap<IpAddr, Instant> {
-        self.first_replies.borrow().clone()
+    /// Waits until all of `targets` have answered a request that was sent after `since`.
+    pub async fn answered_since(&mut self, targets: &[IpAddr], since: Instant) -> Result<()> {
+        let all = |seen: &BTreeMap<IpAddr, Seen>| {
+            targets.iter().all(|target| seen.get(target).is_some_and(|seen| seen.answered > since))
+        };
+        self.seen.wait_for(all).await.context("pinging has ended")?;
+        Ok(())
     }
 
     /// Ends the sending, waits for replies under way, and reports the flows in order of address.
@@ -94,7 +109,7 @@ struct Round {
     /// Number of a request on the wire to its place in its flow.
     sent: BTreeMap<u64, (IpAddr, usize)>,
     next: u64,
-    publish: watch::Sender<BTreeMap<IpAddr, Instant>>,
+    publish: watch::Sender<BTreeMap<IpAddr, Seen>>,
 }
 
 impl Round {
@@ -143,15 +158,12 @@ impl Round {
             return;
         }
         self.sent.remove(&reply.number);
-        if let Some(request) = self.flows.get_mut(&target).and_then(|requests| requests.get_mut(place)) {
-            request.answered = Some(now);
-        }
-        self.publish.send_if_modified(|first| match first.entry(target) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(now);
-                true
-            }
-            std::collections::btree_map::Entry::Occupied(_) => false,
+        let Some(request) = self.flows.get_mut(&target).and_then(|requests| requests.get_mut(place)) else { return };
+        request.answered = Some(now);
+        let sent = request.sent;
+        self.publish.send_modify(|seen| {
+            let seen = seen.entry(target).or_insert(Seen { first: now, answered: sent });
+            seen.answered = seen.answered.max(sent);
         });
     }
 }
@@ -166,7 +178,8 @@ fn report(to: IpAddr, requests: &[Request], stopped: Instant) -> Flow {
     };
     let sent = requests.len() as u64;
     let lost = sent - latencies.len() as u64;
-    Flow { to, sent, lost, longest_gap: longest_gap(requests, stopped), latency }
+    let last_reply = requests.iter().filter_map(|request| request.answered).max();
+    Flow { to, sent, lost, longest_gap: longest_gap(requests, stopped), last_reply, latency }
 }
 
 fn longest_gap(requests: &[Request], stopped: Instant) -> Duration {

@@ -20,6 +20,8 @@ use thiserror::Error;
 
 /// Names the world's directory to the processes inside.
 const DIRECTORY: &str = "MESHCTL_WORLD";
+/// Says that the world has a user namespace of its own.
+const OWN_USER: &str = "MESHCTL_WORLD_USER";
 /// Holds the PID of the world's first process as the outside sees it.
 const INIT_PID: &str = "init.pid";
 const TUN: &std::ffi::CStr = c"/dev/net/tun";
@@ -113,6 +115,7 @@ fn advice(way: &Way) -> &'static str {
 #[derive(Debug, Clone)]
 pub struct World {
     directory: PathBuf,
+    way: Way,
 }
 
 impl World {
@@ -135,6 +138,9 @@ impl World {
         let entry = Entry::prepare(way, Some(&directory.join(INIT_PID)))?;
         let mut command = Command::new(program);
         command.env(DIRECTORY, directory);
+        if way == Way::UserNamespace {
+            command.env(OWN_USER, "1");
+        }
         // SAFETY: `enter` makes only system calls on memory prepared above; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(move || enter(&entry).map_err(|(_, errno)| errno.into())) };
         Ok(command)
@@ -143,7 +149,8 @@ impl World {
     /// The world this process is the first of; `None` outside.
     pub fn inside() -> Option<Self> {
         let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
-        (std::process::id() == 1).then_some(Self { directory })
+        let way = if std::env::var_os(OWN_USER).is_some() { Way::UserNamespace } else { Way::Root };
+        (std::process::id() == 1).then_some(Self { directory, way })
     }
 
     /// For a test that needs a world: inside one, returns it. Outside, runs the test `name` of this same executable
@@ -169,6 +176,16 @@ impl World {
     /// The directory that outlives the world.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// How it was made.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Makes `command`, which runs inside, take nothing for a world of its own.
+    pub fn forget_in(command: &mut Command) {
+        command.env_remove(DIRECTORY).env_remove(OWN_USER);
     }
 
     /// The PID of the first process of the world in `directory`, as seen from outside.
