@@ -4,6 +4,7 @@
 //! Every field from outside is checked against its type and its cap in `mesh_types::limits`. Nothing is logged or
 //! answered here: the caller decides what an error means for its stream.
 
+mod exchange;
 mod record;
 mod session;
 
