@@ -76,6 +76,10 @@ pub struct Serve {
     /// How often a leader says that it is there; a fifth of the election timeout or less.
     #[arg(long, value_name = "DURATION", default_value = "100ms")]
     pub heartbeat: MeshDuration,
+    /// Vouches for this host's clock: after a long stop a lone coordinator refuses writes until its clock is known to be
+    /// right.
+    #[arg(long)]
+    pub clock_is_right: bool,
     /// Group that may read (lists, not changes) over the socket.
     #[arg(long, value_name = "GROUP")]
     pub socket_group: Option<String>,

@@ -99,6 +99,14 @@ impl Peers {
         }
     }
 
+    /// One coordinator says that it answers elsewhere; the registry may follow later.
+    pub(crate) fn relocate(&self, id: CoordinatorId, addresses: Vec<CoordinatorAddress>) {
+        if let Some(link) = self.links().get(&id) {
+            tracing::info!(coordinator = %id, ?addresses, "coordinator moved");
+            link.addresses.send_replace(addresses);
+        }
+    }
+
     /// The coordinators known, without this one.
     pub(crate) fn ids(&self) -> Vec<CoordinatorId> {
         self.links().keys().copied().collect()

@@ -34,6 +34,7 @@ use record::{decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use types::{EntryBytes, Snapshot, Types};
@@ -50,7 +51,7 @@ const MAX_SNAPSHOT: usize = 256 << 20;
 
 /// How fast Raft reacts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timing {
+pub(crate) struct Timing {
     /// The shortest time without a leader after which a replica stands for election; the longest is twice that.
     pub election: Duration,
     /// How often a leader says that it is there.
@@ -102,6 +103,7 @@ pub(crate) struct Raft {
     view: View,
     heard: Arc<Mutex<Option<Instant>>>,
     incoming: Arc<Mutex<Incoming>>,
+    stands: Arc<AtomicBool>,
 }
 
 /// A snapshot on its way in.
@@ -163,7 +165,14 @@ impl Raft {
         let log = LogStore::load(disk.clone())?;
         let (machine, view) = Machine::new(disk);
         let inner = openraft::Raft::new(id.0, config, Network(id.0, transport), log, machine).await?;
-        Ok(Self { id: id.0, inner, view, heard: Arc::default(), incoming: Arc::default() })
+        Ok(Self {
+            id: id.0,
+            inner,
+            view,
+            heard: Arc::default(),
+            incoming: Arc::default(),
+            stands: Arc::new(AtomicBool::new(true)),
+        })
     }
 
     /// Makes this replica the only voter of a new cluster. Does nothing if the log is not empty.
@@ -353,6 +362,15 @@ impl Raft {
             learners,
             caught_up,
         })
+    }
+
+    /// Whether this replica may stand for election. True if that changes anything.
+    pub(crate) fn stand_for_election(&self, may: bool) -> bool {
+        let changed = self.stands.swap(may, Ordering::Relaxed) != may;
+        if changed {
+            self.inner.runtime_config().elect(may);
+        }
+        changed
     }
 
     /// On the leader: hands leadership to `to`, or to any other voter that is up to date. Gives the new leader.

@@ -38,8 +38,12 @@ pub(crate) enum Step {
 /// The next step, or none if everything is as it should be.
 pub(crate) fn next_step(now: &Situation) -> Option<Step> {
     if !now.registered.contains(&now.leader) {
-        let heir = now.voters.iter().find(|id| now.registered.contains(id));
-        return heir.map(|id| Step::HandOver(*id));
+        if let Some(heir) = now.voters.iter().find(|id| now.registered.contains(id)) {
+            return Some(Step::HandOver(*heir));
+        }
+        // The only voter was removed: learners that have everything take its place.
+        let heirs: BTreeSet<u64> = odd(now.caught_up.intersection(&now.registered).copied().collect());
+        return (!heirs.is_empty()).then_some(Step::SetVoters(heirs));
     }
     let voters = wanted_voters(now);
     if voters != now.voters {
@@ -58,9 +62,13 @@ fn wanted_voters(now: &Situation) -> BTreeSet<u64> {
     let ranked = std::iter::once(&now.leader)
         .chain(now.voters.iter().filter(stays))
         .chain(now.caught_up.difference(&now.voters).filter(stays));
-    let ranked: Vec<u64> = ranked.copied().collect();
-    let odd = ranked.len() - (1 - ranked.len() % 2);
-    ranked.into_iter().take(odd).collect()
+    odd(ranked.copied().collect())
+}
+
+/// The first of `ranked`, as many as make an odd number.
+fn odd(ranked: Vec<u64>) -> BTreeSet<u64> {
+    let count = if ranked.len() % 2 == 0 { ranked.len().saturating_sub(1) } else { ranked.len() };
+    ranked.into_iter().take(count).collect()
 }
 
 #[cfg(test)]
@@ -101,7 +109,8 @@ mod tests {
             ("of two that are left the leader votes", now(&[1, 3], &[1, 2, 3], &[], &[]), voters(&[1])),
             ("a removed learner goes", now(&[1], &[1], &[2], &[2]), Some(Step::RemoveLearners(set(&[2])))),
             ("a removed leader hands over", now(&[2, 3], &[1, 2, 3], &[], &[]), Some(Step::HandOver(2))),
-            ("unless nobody could lead", now(&[2], &[1], &[2], &[2]), None),
+            ("or a learner that has everything votes", now(&[2], &[1], &[2], &[2]), voters(&[2])),
+            ("once it has", now(&[2], &[1], &[2], &[]), None),
         ] {
             assert_eq!(next_step(&situation), step, "{case}");
         }

@@ -4,7 +4,6 @@
 //! empty, since addresses live in the registry, where they can change without a membership change.
 
 use bytes::Bytes;
-use mesh_coordinator_core::Reply;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -21,8 +20,6 @@ mod config {
 }
 pub(crate) use config::Types;
 
-/// What applying an entry answers; nothing for blank and membership entries.
-pub(crate) type Outcome = Option<Reply>;
 
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<Types>;

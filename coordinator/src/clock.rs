@@ -1,0 +1,89 @@
+//! The clocks of this replica, behind the guard that keeps a wild one out of the registry.
+
+use mesh_coordinator_core::clock::{ClockGuard, ClockRefusal, Monotonic, Now, Witness};
+use mesh_types::MeshTime;
+use nix::time::{ClockId, clock_gettime};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+/// The wall clock, the boot clock and the guard; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Clock {
+    guard: Arc<Mutex<ClockGuard>>,
+    /// The operator vouches for the wall clock.
+    confirmed: bool,
+}
+
+impl Clock {
+    /// A clock that knows no stamp yet. `confirmed` if the operator says that the wall clock is right.
+    pub(crate) fn new(confirmed: bool) -> Self {
+        Self { guard: Arc::new(Mutex::new(ClockGuard::new(MeshTime(0), monotonic()))), confirmed }
+    }
+
+    /// Both clocks: the mesh time is the wall clock, held to what the registry's stamps allow.
+    pub(crate) fn now(&self) -> Now {
+        let monotonic = monotonic();
+        Now { monotonic, mesh: self.guard().mesh_time(wall(), monotonic) }
+    }
+
+    /// The wall clock as it is, to compare with other replicas.
+    pub(crate) fn wall(&self) -> MeshTime {
+        wall()
+    }
+
+    /// The registry's time, after entries were applied.
+    pub(crate) fn observe(&self, stamp: MeshTime) {
+        self.guard().observe(stamp, monotonic());
+    }
+
+    /// The stamp for an entry proposed now.
+    pub(crate) fn stamp(&self, witness: &Witness) -> Result<MeshTime, ClockRefusal> {
+        self.guard().stamp(wall(), witness, monotonic())
+    }
+
+    /// Whether someone vouches for the wall clock of a replica that is alone: the operator, or the kernel.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed || is_synchronised()
+    }
+
+    fn guard(&self) -> MutexGuard<'_, ClockGuard> {
+        self.guard.lock().expect("the guard does not panic")
+    }
+}
+
+fn wall() -> MeshTime {
+    MeshTime::from_system(SystemTime::now())
+}
+
+/// Goes on while the host sleeps, unlike `Instant`.
+fn monotonic() -> Monotonic {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+    let millis = time.tv_sec().unsigned_abs() * 1_000 + time.tv_nsec().unsigned_abs() / 1_000_000;
+    Monotonic(millis)
+}
+
+/// Whether the kernel says that a time service keeps its clock right.
+fn is_synchronised() -> bool {
+    // SAFETY: all-zero is a valid `timex` (plain integers), and with `modes` zero the call only reads the clock's state
+    // into it.
+    let state = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&mut timex)
+    };
+    state >= 0 && state != libc::TIME_ERROR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_forward_and_never_behind_what_was_observed() {
+        let clock = Clock::new(false);
+        let first = clock.now();
+        let ahead = first.mesh + mesh_types::MeshDuration::from_secs(30);
+        clock.observe(ahead);
+        let second = clock.now();
+        assert!(second.mesh >= ahead && second.monotonic >= first.monotonic);
+    }
+}

@@ -1,0 +1,64 @@
+//! Sessions of nodes: a stream each way, with the hub's loop in between.
+
+use super::{calling_node, identity};
+use crate::replica::Replica;
+use crate::sessions::{Event, Sessions};
+use mesh_coordinator_core::SessionId;
+use mesh_proto::{Member, Wire as _, v1};
+use mesh_types::session::CloseReason;
+use mesh_types::{CoordinatorMessage, NodeMessage};
+use std::pin::Pin;
+use tokio::sync::oneshot;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+/// What a node hears.
+pub(crate) type Outgoing = Pin<Box<dyn futures::Stream<Item = Result<v1::CoordinatorMessage, Status>> + Send>>;
+
+/// Opens a session for the node that calls.
+pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeMessage>>) -> Result<Outgoing, Status> {
+    let node = match calling_node(replica, &request) {
+        Ok((node, _)) => node,
+        // A removed node is told in the words of a session, which it takes as final.
+        Err(_) if is_removed(replica, &request) => {
+            let farewell = CoordinatorMessage::Close(CloseReason::Removed).to_wire();
+            return Ok(Box::pin(tokio_stream::once(Ok(farewell))));
+        }
+        Err(status) => return Err(status),
+    };
+    let session = SessionId(replica.sessions.number());
+    let (queue, messages) = Sessions::queue();
+    let (begin, begun) = oneshot::channel::<()>();
+    let (sessions, incoming) = (replica.sessions.clone(), request.into_inner());
+    let reader = tokio::spawn(async move {
+        // The loop hears of a session first that it was opened.
+        if begun.await.is_ok() {
+            listen(&sessions, session, incoming).await;
+        }
+    });
+    let reader = reader.abort_handle();
+    replica.sessions.tell(Event::Opened { session, node, queue, reader }).await;
+    // The reader waits for this and nothing else.
+    let _ = begin.send(());
+    Ok(Box::pin(ReceiverStream::new(messages).map(Ok)))
+}
+
+fn is_removed<T>(replica: &Replica, request: &Request<T>) -> bool {
+    let Ok(Member::Node(node)) = identity(request).map(|identity| identity.member) else { return false };
+    replica.view().read(|registry| registry.removed_node(node).is_some())
+}
+
+async fn listen(sessions: &Sessions, session: SessionId, mut incoming: Streaming<v1::NodeMessage>) {
+    while let Ok(Some(message)) = incoming.message().await {
+        match NodeMessage::from_wire(message) {
+            Ok(message) => sessions.tell(Event::Said { session, message }).await,
+            Err(error) if error.is_unknown() => tracing::debug!(session = session.0, %error, "skipped"),
+            Err(error) => {
+                tracing::warn!(session = session.0, %error, "session ended");
+                break;
+            }
+        }
+    }
+    sessions.tell(Event::Closed { session }).await;
+}

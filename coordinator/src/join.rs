@@ -1,0 +1,181 @@
+//! Becoming a replica: by making a mesh, or by a join token.
+
+use crate::home::{Home, Origin, Standing};
+use crate::options::Serve;
+use crate::raft::Disk;
+use crate::random;
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use mesh_coordinator_core::command::Found;
+use mesh_proto::certificate::{certificate_request, identity_key};
+use mesh_proto::dial::{Dialer, Failure};
+use mesh_proto::tls::{Expect, system_clock};
+use mesh_proto::v1::cluster_client::ClusterClient;
+use mesh_proto::{Authority, convert, v1};
+use mesh_types::token::JoinToken;
+use mesh_types::{
+    CoordinatorId, CoordinatorRecord, Epoch, Fingerprint, Level, MeshConfig, MeshId, MeshTime, NodeName, Overlay, Role,
+};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+use tonic::Code;
+
+/// How long a join waits for coordinators that are starting too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the answer to one attempt.
+const ANSWER: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Makes a new mesh in an empty data directory.
+pub(crate) async fn found(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
+    let key = home.identity()?;
+    let mesh = MeshId::from_bytes(random::bytes());
+    let overlay = overlay(&options.overlay)?;
+    let now = MeshTime::from_system(SystemTime::now());
+    let authority = Authority::create(mesh, now).context("cannot make the mesh CA")?;
+    home.keep_authority(&authority)?;
+    let coordinator = CoordinatorRecord {
+        id: CoordinatorId(1),
+        name: name(options)?,
+        identity_key: identity_key(&key),
+        addresses: options.advertise.clone(),
+    };
+    let found = Found {
+        mesh,
+        overlay,
+        authority: authority.certificate().clone(),
+        epoch: Epoch { counter: 1, id: u64::from_be_bytes(random::bytes()) },
+        key_ttl: options.default_key_ttl,
+        coordinator: coordinator.clone(),
+    };
+    let standing =
+        Standing { mesh, coordinator: coordinator.id, name: coordinator.name, origin: Origin::Founded(found) };
+    let disk = home.settle(&standing).await?;
+    tracing::info!(%mesh, %overlay, "mesh made");
+    Ok((standing, disk))
+}
+
+/// The ranges asked for; what is missing is random.
+fn overlay(ranges: &[IpNet]) -> anyhow::Result<Overlay> {
+    let (mut v4, mut v6) = (None, None);
+    for range in ranges {
+        let taken = match range {
+            IpNet::V4(range) => v4.replace(*range).is_some(),
+            IpNet::V6(range) => v6.replace(*range).is_some(),
+        };
+        ensure!(!taken, "--overlay {range} is a second range of its family: give at most one IPv4 and one IPv6 range");
+    }
+    let v4 = match v4 {
+        Some(range) => range,
+        // A random /16 of 10.0.0.0/8 rarely meets another network's.
+        None => Ipv4Net::new(Ipv4Addr::new(10, random::bytes::<1>()[0], 0, 0), 16)?,
+    };
+    let v6 = match v6 {
+        Some(range) => range,
+        // RFC 4193, 3.1: fd, and 40 random bits.
+        None => {
+            let [a, b, c, d, e] = random::bytes();
+            let prefix = [0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            Ipv6Net::new(Ipv6Addr::from(prefix), 48)?
+        }
+    };
+    Ok(Overlay::new(v4, v6)?)
+}
+
+fn name(options: &Serve) -> anyhow::Result<NodeName> {
+    match &options.name {
+        Some(name) => Ok(name.clone()),
+        None => host_name(),
+    }
+}
+
+/// The host's name, made a label.
+pub(crate) fn host_name() -> anyhow::Result<NodeName> {
+    let name = nix::unistd::gethostname().context("cannot read the host's name: give one with --name")?;
+    Ok(NodeName::from_hostname(&name.to_string_lossy())
+        .unwrap_or_else(|| "coordinator".parse().expect("it is a label")))
+}
+
+/// The join token from file or environment, if there is one.
+pub(crate) fn token(options: &Serve) -> anyhow::Result<Option<JoinToken>> {
+    let text = match &options.join_token_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            text.with_context(|| format!("cannot read the join token from {}", path.display()))?
+        }
+        None => match std::env::var("MESH_JOIN_TOKEN") {
+            Ok(text) => text,
+            Err(_) => return Ok(None),
+        },
+    };
+    let token: JoinToken = text.parse()?;
+    ensure!(
+        token.role == Role::Coordinator,
+        "this join token is for a {}: make one with `meshctl token create --role coordinator`",
+        token.role
+    );
+    Ok(Some(token))
+}
+
+/// Joins a mesh as a further replica. Repeating it after a lost answer gives the same identity.
+pub(crate) async fn join(home: &Home, options: &Serve, token: &JoinToken) -> anyhow::Result<(Standing, Disk)> {
+    let key = home.identity()?;
+    let request = v1::JoinClusterRequest {
+        mesh: Bytes::copy_from_slice(token.mesh.as_bytes()),
+        token_id: Bytes::copy_from_slice(token.id.as_bytes()),
+        token_secret: Bytes::copy_from_slice(token.secret.as_bytes()),
+        certificate_request: certificate_request(&key)?.into(),
+        name: name(options)?.to_string(),
+        addresses: options.advertise.iter().map(ToString::to_string).collect(),
+        level: Level::SUPPORTED.0,
+    };
+    let reply = ask(token, request).await?;
+    let config: MeshConfig = convert::nested("config", reply.config).context("answer to the join")?;
+    ensure!(config.mesh == token.mesh, "the coordinator answered for mesh {}, not {}", config.mesh, token.mesh);
+    let certificate = config.authorities.iter().find(|certificate| Fingerprint::of(&certificate.0) == token.authority);
+    let certificate = certificate.context("the coordinator's answer does not have the CA that the token pins")?;
+    let authority =
+        Authority::load(certificate.clone(), &reply.authority_key).context("the mesh CA's key in the answer")?;
+    home.keep_authority(&authority)?;
+    let standing = Standing {
+        mesh: token.mesh,
+        coordinator: CoordinatorId(reply.coordinator_id),
+        name: convert::text("name", &reply.name)?,
+        origin: Origin::Joined(config),
+    };
+    let disk = home.settle(&standing).await?;
+    tracing::info!(mesh = %standing.mesh, coordinator = %standing.coordinator, name = %standing.name, "joined");
+    Ok((standing, disk))
+}
+
+/// Asks until someone answers; a refusal is final.
+async fn ask(token: &JoinToken, request: v1::JoinClusterRequest) -> anyhow::Result<v1::JoinClusterReply> {
+    let dialer = Dialer::joiner(system_clock());
+    let expect = Expect::Pinned { mesh: token.mesh, authority: token.authority };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let problem = match dialer.dial(&token.addresses, expect).await {
+            Ok(connection) => {
+                let mut client = ClusterClient::new(connection.channel);
+                match tokio::time::timeout(ANSWER, client.join_cluster(request.clone())).await {
+                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Err(status)) if status.code() != Code::Unavailable => {
+                        bail!("the coordinator at {} refuses the join: {}", connection.address, status.message());
+                    }
+                    Ok(Err(status)) => status.message().to_owned(),
+                    Err(_) => format!("the coordinator at {} does not answer", connection.address),
+                }
+            }
+            Err(error) => {
+                let last = matches!(error.failure(), Some(Failure::Clock(_) | Failure::Pin(_) | Failure::Rejected(_)));
+                ensure!(!last, "{error}");
+                error.to_string()
+            }
+        };
+        ensure!(Instant::now() < deadline, "no coordinator took the join within {} s: {problem}", PATIENCE.as_secs());
+        tracing::warn!(%problem, "join tried again");
+        tokio::time::sleep(PAUSE + random::jitter(PAUSE)).await;
+    }
+}

@@ -1,0 +1,328 @@
+//! The life of a replica: become one, start, serve, stop.
+//!
+//! It ends on a signal, cleanly: nodes are sent elsewhere and leadership is handed over. It ends with an error when its
+//! store fails, when it was removed from the mesh, or when it cannot serve; a supervisor then starts it again.
+
+use crate::clock::Clock;
+use crate::grpc::{AdminService, ClusterService, MembershipService};
+use crate::health::{self, HealthTable};
+use crate::home::{Home, Origin, Standing};
+use crate::options::Serve;
+use crate::peers::Peers;
+use crate::raft::{Disk, Raft, Timing};
+use crate::replica::{NOT_LEADER, Replica, WriteError};
+use crate::sessions::{self, Sessions};
+use crate::{exchange, join, random};
+use anyhow::{Context as _, bail};
+use mesh_coordinator_core::Rejection;
+use mesh_coordinator_core::command::Found;
+use mesh_proto::certificate::identity_key;
+use mesh_proto::dial::Dialer;
+use mesh_proto::join_proof::Challenger;
+use mesh_proto::listen::incoming;
+use mesh_proto::local::{Access, LocalListener};
+use mesh_proto::tls::{Credentials, Trust, server_config};
+use mesh_proto::v1::admin_server::AdminServer;
+use mesh_proto::v1::cluster_server::ClusterServer;
+use mesh_proto::v1::membership_server::MembershipServer;
+use mesh_proto::{Member, v1};
+use mesh_types::CoordinatorAddress;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+
+/// HTTP/2 pings to silent peers, and how long their answer may take: a host that died without a word is noticed.
+const PING: Duration = Duration::from_secs(5);
+const PONG: Duration = Duration::from_secs(5);
+/// Largest message of a node: a join, with its certificate request, is the longest.
+const MAX_FROM_NODE: usize = 64 << 10;
+/// Largest message taken from another coordinator.
+const MAX_MESSAGE: usize = 16 << 20;
+/// How long connections may linger when the process stops.
+const LINGER: Duration = Duration::from_millis(500);
+/// How often a leader compares Raft's membership with the registry.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often the own certificate's age is looked at.
+const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
+/// How long a replica that starts waits for the registry before it says that it is ready.
+const READY: Duration = Duration::from_secs(10);
+
+/// Serves until `stop` resolves.
+///
+/// # Errors
+///
+/// What keeps the replica from starting or from going on; the message says what to do.
+pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let home = Home::open(&options.data_dir)?;
+    let (standing, disk) = become_replica(&home, &options).await?;
+    let listener = listen(options.listen_address())?;
+    let local = LocalListener::bind(&options.socket, access(&options)?).await?;
+    let (replica, mut tasks) = start(&home, &standing, disk, &options).await?;
+
+    let failure = replica.raft.clone();
+    let public = Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
+        .add_service(MembershipServer::new(MembershipService(replica.clone())).max_decoding_message_size(MAX_FROM_NODE))
+        .add_service(
+            ClusterServer::new(ClusterService(replica.clone()))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .serve_with_incoming(incoming(listener, server_config(replica.credentials.clone(), replica.trust.clone())));
+    tasks.spawn(async move { public.await.context("serving stopped") });
+    if let Origin::Founded(found) = &standing.origin {
+        replica.raft.initialize().await?;
+        establish(&replica, found).await?;
+    } else {
+        let registry = replica.raft.wait_applied(1);
+        if tokio::time::timeout(READY, registry).await.is_err() {
+            tracing::warn!("no leader has called yet; serving what is here");
+        }
+    }
+    let admin =
+        Server::builder().add_service(AdminServer::new(AdminService(replica.clone()))).serve_with_incoming(local);
+    tasks.spawn(async move { admin.await.context("serving the local socket stopped") });
+    ready(&replica, &options);
+
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        reason = failure.failed() => Err(anyhow::anyhow!("raft stopped: {reason}")),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(())) => Err(anyhow::anyhow!("a part of this coordinator ended")),
+            Ok(Err(error)) => Err(error),
+            Err(panic) => Err(anyhow::anyhow!("a part of this coordinator failed: {panic}")),
+        },
+    };
+    finish(&replica, &ended).await;
+    tasks.shutdown().await;
+    ended
+}
+
+async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
+    if let Some(standing) = home.standing()? {
+        let disk = home.store(&standing)?;
+        return Ok((standing, disk));
+    }
+    if options.bootstrap {
+        return join::found(home, options).await;
+    }
+    match join::token(options)? {
+        Some(token) => join::join(home, options, &token).await,
+        None => bail!(
+            "{} is empty: make a new mesh with --bootstrap, or join one with --join-token-file or MESH_JOIN_TOKEN (a \
+             token from `meshctl token create --role coordinator`)",
+            options.data_dir.display()
+        ),
+    }
+}
+
+/// Listens on both families where the host has both.
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = bind(address).or_else(|error| {
+        let any = address.ip().is_unspecified() && address.is_ipv6();
+        if any && error.kind() != std::io::ErrorKind::AddrInUse {
+            return bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())));
+        }
+        Err(error)
+    });
+    bound.with_context(|| format!("cannot listen on {address}: is the port taken? Choose another with --listen"))
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1_024)
+}
+
+fn access(options: &Serve) -> anyhow::Result<Access> {
+    let Some(name) = &options.socket_group else { return Ok(Access::Owner) };
+    let group = nix::unistd::Group::from_name(name).with_context(|| format!("cannot look up group {name:?}"))?;
+    let group = group.with_context(|| format!("--socket-group {name:?}: this host has no such group"))?;
+    Ok(Access::Group(group.gid.as_raw()))
+}
+
+async fn start(
+    home: &Home,
+    standing: &Standing,
+    disk: Disk,
+    options: &Serve,
+) -> anyhow::Result<(Arc<Replica>, JoinSet<anyhow::Result<()>>)> {
+    let clock = Clock::new(options.clock_is_right);
+    let (key, authority) = (home.identity()?, home.authority()?);
+    let (mesh, id) = (standing.mesh, standing.coordinator);
+    let certificate = authority.issue(Member::Coordinator(id), identity_key(&key), clock.now().mesh)?;
+    let credentials = Credentials::new(&certificate, authority.certificate(), &key)?;
+    let judge = clock.clone();
+    let trust = Trust::new(mesh, std::slice::from_ref(authority.certificate()), Arc::new(move || judge.now().mesh));
+    let peers = Peers::new(mesh, id, Dialer::member(trust.clone(), credentials.clone()));
+    if let Origin::Joined(config) = &standing.origin {
+        peers.set(&config.coordinators);
+    }
+    let timing = Timing { election: options.election_timeout.to_std(), heartbeat: options.heartbeat.to_std() };
+    let raft = Raft::start(id, timing, disk, peers.clone()).await?;
+    let (sessions, events) = Sessions::new();
+    let replica = Arc::new(Replica {
+        mesh,
+        id,
+        raft: raft.clone(),
+        peers,
+        health: HealthTable::default(),
+        sessions,
+        clock: clock.clone(),
+        authority,
+        key,
+        credentials,
+        trust,
+        challenger: Challenger::new(random::bytes()),
+    });
+    clock.observe(replica.view().read(mesh_coordinator_core::Registry::time));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        sessions::run(id, raft, clock, events).await;
+        Ok(())
+    });
+    tasks.spawn(forever(health::watch(replica.clone())));
+    tasks.spawn(forever(exchange::keep(replica.clone())));
+    tasks.spawn(forever(keep_membership(replica.clone())));
+    tasks.spawn(forever(announce(replica.clone(), options.advertise.clone())));
+    tasks.spawn(forever(renew(replica.clone())));
+    tasks.spawn(follow(replica.clone()));
+    Ok((replica, tasks))
+}
+
+async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
+}
+
+/// Founds the mesh in the registry, unless that was done before.
+async fn establish(replica: &Replica, found: &Found) -> anyhow::Result<()> {
+    replica.catch_up().await;
+    if replica.view().read(|registry| registry.config().is_some()) || replica.raft.status().voters.len() > 1 {
+        return Ok(());
+    }
+    match replica.write(found.clone(), None).await {
+        Ok(_) | Err(WriteError::Rejected(Rejection::AlreadyFounded(_))) => Ok(()),
+        Err(error) => Err(error).context("cannot found the mesh"),
+    }
+}
+
+/// Takes over what the registry says: who the other coordinators are, and which CAs are trusted. Ends when this replica
+/// was removed.
+async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
+    let mut applied = replica.view().applied();
+    let mut known = None;
+    loop {
+        applied.mark_unchanged();
+        let (config, time, removed) = replica.view().read(|registry| {
+            (registry.config().cloned(), registry.time(), registry.former_coordinator(replica.id).is_some())
+        });
+        replica.clock.observe(time);
+        if removed {
+            bail!(
+                "this coordinator ({}) was removed from the mesh: stop it for good, or empty its data directory and join \
+                 again",
+                replica.id
+            );
+        }
+        if config != known {
+            if let Some(config) = &config {
+                replica.peers.set(&config.coordinators);
+                replica.trust.set_authorities(&config.authorities);
+            }
+            known = config;
+        }
+        applied.changed().await.context("the registry is gone")?;
+    }
+}
+
+/// While this replica leads, brings Raft's membership to what the registry says.
+async fn keep_membership(replica: Arc<Replica>) {
+    loop {
+        match replica.raft.step_membership().await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "membership unchanged"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Tells the others where this replica answers, when that is not what they know. The registry may be out of reach, and
+/// the leader may not know where to call: anyone who answers will do.
+async fn announce(replica: Arc<Replica>, addresses: Vec<CoordinatorAddress>) {
+    let request = v1::EnlistRequest {
+        coordinator: replica.id.0,
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        level: mesh_types::Level::SUPPORTED.0,
+    };
+    loop {
+        let registered =
+            replica.view().read(|registry| registry.coordinator(replica.id).map(|own| own.addresses.clone()));
+        match registered {
+            Some(registered) if registered == addresses => return std::future::pending().await,
+            Some(_) => {
+                let command = mesh_coordinator_core::command::SetCoordinatorAddresses {
+                    coordinator: replica.id,
+                    addresses: addresses.clone(),
+                };
+                if replica.raft.status().leads {
+                    if let Err(error) = replica.write(command, None).await {
+                        tracing::warn!(%error, "new addresses not registered");
+                    }
+                } else {
+                    for peer in replica.peers.ids() {
+                        let request = request.clone();
+                        let call = replica.peers.call(peer, crate::replica::WRITE, |mut client| async move {
+                            client.enlist(request).await
+                        });
+                        match call.await {
+                            Ok(_) => break,
+                            Err(error) => tracing::debug!(coordinator = %peer, %error, "{NOT_LEADER}"),
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+        tokio::time::sleep(LOOK * 2 + random::jitter(LOOK * 2)).await;
+    }
+}
+
+async fn renew(replica: Arc<Replica>) {
+    loop {
+        tokio::time::sleep(RENEWAL_LOOK).await;
+        if let Err(error) = replica.renew_own_certificate() {
+            tracing::error!(%error, "own certificate not renewed");
+        }
+    }
+}
+
+fn ready(replica: &Replica, options: &Serve) {
+    if options.advertises_only_loopback() {
+        tracing::warn!("only loopback addresses are advertised: nobody on another host can reach this coordinator");
+    }
+    tracing::info!(mesh = %replica.mesh, coordinator = %replica.id, listen = %options.listen_address(), "serving");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no supervisor told");
+    }
+}
+
+/// Leaves in order: nodes go elsewhere, another voter leads, and what is queued is sent.
+async fn finish(replica: &Replica, ended: &anyhow::Result<()>) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if ended.is_ok() && replica.raft.status().leads && replica.raft.status().voters.len() > 1 {
+        match replica.raft.transfer_leader(None).await {
+            Ok(leader) => tracing::info!(%leader, "leadership handed over"),
+            Err(error) => tracing::warn!(%error, "leadership not handed over"),
+        }
+    }
+    replica.sessions.stop().await;
+    tokio::time::sleep(LINGER).await;
+    replica.raft.shutdown().await;
+}

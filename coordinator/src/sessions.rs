@@ -1,0 +1,260 @@
+//! The loop that owns the hub: takes events of streams, of the registry and of time, and carries out what the hub asks.
+//!
+//! Every stream has a bounded queue of encoded messages. A message for many is encoded once and its bytes are shared. A
+//! stream whose queue is full is cut: its node comes back and is brought up to date. The loop never waits for a stream.
+
+use crate::clock::Clock;
+use crate::raft::{Raft, View};
+use mesh_coordinator_core::hub::Health;
+use mesh_coordinator_core::{Hub, HubAction, Registry, SessionId};
+use mesh_proto::{Wire as _, v1};
+use mesh_types::limits::SESSION_QUEUE;
+use mesh_types::session::CloseReason;
+use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, NodeId, NodeMessage};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+/// Events waiting for the loop; streams wait when it is full.
+const EVENTS: usize = 4_096;
+/// Events taken before the hub's actions are carried out, so that presence which comes together goes out together.
+const BATCH: usize = 256;
+/// How often health is looked at; losing the leader shows within this of three seconds.
+const LOOK: Duration = Duration::from_millis(250);
+/// Messages waiting for another coordinator before its stream is cut and begun anew, with digests.
+const EXCHANGE_QUEUE: usize = 1_024;
+
+/// What happens to streams.
+pub(crate) enum Event {
+    /// A node opened one.
+    Opened { session: SessionId, node: NodeId, queue: mpsc::Sender<v1::CoordinatorMessage>, reader: AbortHandle },
+    /// It said something.
+    Said { session: SessionId, message: NodeMessage },
+    /// It ended.
+    Closed { session: SessionId },
+    /// Another coordinator opened one, or was reached.
+    ExchangeOpened { peer: CoordinatorId, stream: u64, queue: mpsc::Sender<v1::PresenceExchange> },
+    /// It said something.
+    ExchangeSaid { peer: CoordinatorId, message: ExchangeMessage },
+    /// It ended.
+    ExchangeClosed { peer: CoordinatorId, stream: u64 },
+    /// Someone wants to know who is online.
+    WhoIsOnline { nodes: Vec<NodeId>, answer: oneshot::Sender<Vec<bool>> },
+    /// The process stops: nodes are sent elsewhere.
+    Stop { done: oneshot::Sender<()> },
+}
+
+/// The way to the loop; clones share it.
+#[derive(Clone)]
+pub(crate) struct Sessions {
+    events: mpsc::Sender<Event>,
+    numbers: Arc<AtomicU64>,
+}
+
+impl Sessions {
+    /// The handle, and the events for [`run`].
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        (Self { events, numbers: Arc::default() }, receiver)
+    }
+
+    /// A number that no stream had before.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The queue of a new session, with room for its farewell.
+    pub(crate) fn queue() -> (mpsc::Sender<v1::CoordinatorMessage>, mpsc::Receiver<v1::CoordinatorMessage>) {
+        mpsc::channel(SESSION_QUEUE + 1)
+    }
+
+    /// The queue of a new exchange.
+    pub(crate) fn exchange_queue() -> (mpsc::Sender<v1::PresenceExchange>, mpsc::Receiver<v1::PresenceExchange>) {
+        mpsc::channel(EXCHANGE_QUEUE)
+    }
+
+    /// Tells the loop; waits while it is busy.
+    pub(crate) async fn tell(&self, event: Event) {
+        // The loop ends only with the process.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Whether each of these nodes has a session with any coordinator, in order.
+    pub(crate) async fn who_is_online(&self, nodes: Vec<NodeId>) -> Vec<bool> {
+        let (answer, receiver) = oneshot::channel();
+        let count = nodes.len();
+        self.tell(Event::WhoIsOnline { nodes, answer }).await;
+        receiver.await.unwrap_or_else(|_| vec![false; count])
+    }
+
+    /// Sends all nodes elsewhere.
+    pub(crate) async fn stop(&self) {
+        let (done, receiver) = oneshot::channel();
+        self.tell(Event::Stop { done }).await;
+        let _ = receiver.await;
+    }
+}
+
+/// Runs until the process ends.
+pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events: mpsc::Receiver<Event>) {
+    let mut hub = HubLoop {
+        hub: Hub::new(me, clock.now()),
+        view: raft.view().clone(),
+        clock,
+        sessions: BTreeMap::new(),
+        exchanges: BTreeMap::new(),
+    };
+    let mut applied = raft.view().applied();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut changed = std::pin::pin!(raft.watch());
+        tokio::select! {
+            event = events.recv() => {
+                let Some(event) = event else { return };
+                hub.handle(event);
+                for _ in 1..BATCH {
+                    let Ok(event) = events.try_recv() else { break };
+                    hub.handle(event);
+                }
+            }
+            changed = applied.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                applied.mark_unchanged();
+                hub.with_registry(|hub, registry, now| hub.handle_applied(registry, now));
+            }
+            () = &mut changed => hub.look(&raft),
+            _ = look.tick() => {
+                hub.look(&raft);
+                hub.with_registry(|hub, registry, now| hub.handle_tick(registry, now));
+            }
+        }
+        hub.drain();
+    }
+}
+
+struct HubLoop {
+    hub: Hub,
+    view: View,
+    clock: Clock,
+    sessions: BTreeMap<SessionId, Stream>,
+    exchanges: BTreeMap<CoordinatorId, (u64, mpsc::Sender<v1::PresenceExchange>)>,
+}
+
+struct Stream {
+    queue: mpsc::Sender<v1::CoordinatorMessage>,
+    reader: AbortHandle,
+}
+
+impl HubLoop {
+    fn with_registry(&mut self, act: impl FnOnce(&mut Hub, &Registry, mesh_coordinator_core::clock::Now)) {
+        let (hub, clock) = (&mut self.hub, &self.clock);
+        self.view.read(|registry| {
+            clock.observe(registry.time());
+            act(hub, registry, clock.now());
+        });
+    }
+
+    fn look(&mut self, raft: &Raft) {
+        let status = raft.status();
+        let health = Health { fresh: status.fresh, leader: status.leader, voters: status.voters };
+        self.hub.handle_cluster(health, self.clock.now());
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Opened { session, node, queue, reader } => {
+                self.sessions.insert(session, Stream { queue, reader });
+                self.hub.handle_opened(session, node, now);
+            }
+            Event::Said { session, message } => {
+                self.with_registry(|hub, registry, now| hub.handle_message(session, message, registry, now));
+            }
+            Event::Closed { session } => {
+                if self.sessions.remove(&session).is_some() {
+                    self.hub.handle_closed(session, now);
+                }
+            }
+            Event::ExchangeOpened { peer, stream, queue } => {
+                // A newer stream takes the place of an older one, whose end was not noticed yet.
+                if self.exchanges.insert(peer, (stream, queue)).is_some() {
+                    self.hub.handle_exchange_closed(peer, now);
+                }
+                self.hub.handle_exchange_opened(peer, now);
+            }
+            Event::ExchangeSaid { peer, message } => {
+                self.with_registry(|hub, registry, now| hub.handle_exchange(peer, message, registry, now));
+            }
+            Event::ExchangeClosed { peer, stream } => self.end_exchange(peer, |held| held == stream),
+            Event::WhoIsOnline { nodes, answer } => {
+                // Whoever asked may have given up.
+                let _ = answer.send(nodes.into_iter().map(|node| self.hub.is_online(node)).collect());
+            }
+            Event::Stop { done } => {
+                let farewell = CoordinatorMessage::Close(CloseReason::GoElsewhere).to_wire();
+                for (_, stream) in std::mem::take(&mut self.sessions) {
+                    let _ = stream.queue.try_send(farewell.clone());
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.hub.poll_action() {
+            match action {
+                HubAction::Send { sessions, message } => self.send(&sessions, &message),
+                HubAction::Close { session, reason } => self.close(session, reason),
+                HubAction::Exchange { to, message } => {
+                    let message = message.to_wire();
+                    for peer in to {
+                        self.exchange(peer, message.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, sessions: &[SessionId], message: &CoordinatorMessage) {
+        // Encoded here; the clones share the bytes.
+        let message = message.to_wire();
+        for session in sessions {
+            let Some(stream) = self.sessions.get(session) else { continue };
+            // The last place is for the farewell.
+            if stream.queue.capacity() > 1 && stream.queue.try_send(message.clone()).is_ok() {
+                continue;
+            }
+            let now = self.clock.now();
+            tracing::info!(session = session.0, "session reads too slowly");
+            self.hub.handle_closed(*session, now);
+            self.close(*session, CloseReason::SlowReader);
+        }
+    }
+
+    fn close(&mut self, session: SessionId, reason: CloseReason) {
+        let Some(stream) = self.sessions.remove(&session) else { return };
+        tracing::debug!(session = session.0, ?reason, "session closed");
+        let _ = stream.queue.try_send(CoordinatorMessage::Close(reason).to_wire());
+        stream.reader.abort();
+    }
+
+    fn exchange(&mut self, peer: CoordinatorId, message: v1::PresenceExchange) {
+        let sent = self.exchanges.get(&peer).is_some_and(|(_, queue)| queue.try_send(message).is_ok());
+        if !sent {
+            self.end_exchange(peer, |_| true);
+        }
+    }
+
+    fn end_exchange(&mut self, peer: CoordinatorId, is_meant: impl FnOnce(u64) -> bool) {
+        if self.exchanges.get(&peer).is_some_and(|(stream, _)| is_meant(*stream)) {
+            self.exchanges.remove(&peer);
+            self.hub.handle_exchange_closed(peer, self.clock.now());
+        }
+    }
+}
