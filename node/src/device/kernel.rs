@@ -157,7 +157,7 @@ impl Kernel {
     }
 
     async fn take_away(self) -> Result<(), DeviceError> {
-        let removed = self.netlink.delete_link(&self.interface).await;
+        let removed = self.netlink.delete_link(self.index).await;
         removed.map_err(|error| DeviceError::system(format!("remove interface {}", self.interface), error))
     }
 }

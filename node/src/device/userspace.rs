@@ -28,6 +28,7 @@ type Transports = (Lender, TunWriter, TunReader);
 /// WireGuard in this process.
 pub struct Userspace {
     interface: String,
+    index: u32,
     engine: engine::Device<Transports>,
     mtu: TunMtu,
     socket: Lender,
@@ -46,6 +47,8 @@ impl Userspace {
             return Err(DeviceError::NameTaken { interface: interface.to_owned(), kind: link.kind });
         }
         let (writer, reader, mtu) = tun::create(interface)?;
+        let made = netlink.link(interface).await.map_err(|e| DeviceError::system("look at links", e))?;
+        let index = made.ok_or_else(|| DeviceError::Gone { interface: interface.to_owned() })?.index;
         let socket = Lender::default();
         let engine = DeviceBuilder::new()
             .with_udp(socket.clone())
@@ -55,6 +58,7 @@ impl Userspace {
             .map_err(|error| engine_error("start", &error))?;
         Ok(Self {
             interface: interface.to_owned(),
+            index,
             engine,
             mtu,
             socket,
@@ -67,7 +71,7 @@ impl Userspace {
     }
 
     async fn read_all(&mut self) -> Result<ActualDevice, DeviceError> {
-        self.check_alive()?;
+        self.check_alive().await?;
         self.mtu.refresh();
         let now = MeshTime::from_system(SystemTime::now());
         let peers = self.engine.peers().await;
@@ -101,7 +105,7 @@ impl Userspace {
     }
 
     async fn apply_all(&mut self, update: &DeviceUpdate) -> Result<(), DeviceError> {
-        self.check_alive()?;
+        self.check_alive().await?;
         self.mtu.refresh();
         if let Some(mark) = update.fwmark.filter(|mark| *mark != self.fwmark) {
             let doing = "set the mark on outgoing packets";
@@ -164,20 +168,26 @@ impl Userspace {
         Ok(())
     }
 
-    /// The engine ends when its interface or its socket breaks.
-    fn check_alive(&mut self) -> Result<(), DeviceError> {
-        match self.engine.wait().now_or_never() {
-            Some(()) => Err(DeviceError::Gone { interface: self.interface.clone() }),
-            None => Ok(()),
+    /// The engine ends when its interface or its socket breaks. What is left of it is cleared away then, so that the
+    /// name is free at once.
+    async fn check_alive(&mut self) -> Result<(), DeviceError> {
+        if self.engine.wait().now_or_never().is_none() {
+            return Ok(());
         }
+        self.delete_link().await?;
+        Err(DeviceError::Gone { interface: self.interface.clone() })
+    }
+
+    /// Closing the descriptors does it too, but some time soon, in tasks of the engine; this is now.
+    async fn delete_link(&self) -> Result<(), DeviceError> {
+        let failed = |error| DeviceError::system(format!("remove interface {}", self.interface), error);
+        Netlink::open().map_err(failed)?.delete_link(self.index).await.map_err(failed)
     }
 
     async fn take_away(self) -> Result<(), DeviceError> {
-        let interface = self.interface;
+        let removed = self.delete_link().await;
         self.engine.stop().await;
-        // The engine's tasks close the interface's descriptors some time soon; this is now.
-        let netlink = Netlink::open().map_err(|error| DeviceError::system("open a netlink socket", error))?;
-        netlink.delete_link(&interface).await.map_err(|e| DeviceError::system(format!("remove {interface}"), e))
+        removed
     }
 }
 

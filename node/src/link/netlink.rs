@@ -108,10 +108,9 @@ impl Netlink {
         call(self.handle.link().add(LinkWireguard::new(name).build()).execute()).await
     }
 
-    /// Takes the interface away; it being gone already is as good.
-    pub(crate) async fn delete_link(&self, name: &str) -> io::Result<()> {
-        let Some(link) = self.link(name).await? else { return Ok(()) };
-        match call(self.handle.link().del(link.index).execute()).await {
+    /// Takes the interface away; it being gone already is as good. By index, so that another of its name is safe.
+    pub(crate) async fn delete_link(&self, index: u32) -> io::Result<()> {
+        match call(self.handle.link().del(index).execute()).await {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
             result => result,
         }

@@ -1,6 +1,6 @@
 //! Configuration: what is applied is what is read, in every backend alike.
 
-use crate::host::netlink;
+use crate::host::{Host, netlink};
 use crate::stage::{INTERFACE, Kind, Stage, ips, peer, peers, private_key, public_key, read, read_peer, settings};
 use crate::trial;
 use futures::future::BoxFuture;
@@ -58,7 +58,13 @@ pub(crate) fn trials(kind: Kind) -> Vec<Trial> {
             another_reader_sees_the_same_device,
         ]);
     }
-    cases.into_iter().map(|(name, case)| trial(kind.name(), name, move || play(kind, case))).collect()
+    let mut trials: Vec<Trial> =
+        cases.into_iter().map(|(name, case)| trial(kind.name(), name, move || play(kind, case))).collect();
+    if kind != Kind::Fake {
+        let case = move || Host::without_rights().run(a_lack_of_rights_is_told(Stage::new(kind)));
+        trials.push(trial(kind.name(), "a_lack_of_rights_is_told", case));
+    }
+    trials
 }
 
 fn play(kind: Kind, case: Case) {
@@ -320,11 +326,22 @@ async fn an_interface_removed_by_others_is_told(stage: Stage) {
     // The engine learns of it when its reader is woken, the kernel's answer is at once.
     for _ in 0..100 {
         match device.read().await {
-            Err(DeviceError::Gone { .. }) => return,
+            Err(DeviceError::Gone { .. }) => {
+                drop(device);
+                stage.keyed(PORT).await;
+                return;
+            }
             _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
         }
     }
     panic!("a device without interface goes on as if nothing were");
+}
+
+async fn a_lack_of_rights_is_told(stage: Stage) {
+    match stage.try_open(None).await.map(drop) {
+        Err(error @ DeviceError::Privilege { .. }) => assert!(error.to_string().contains("run as root"), "{error}"),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
 }
 
 async fn a_device_with_another_key_is_refused(stage: Stage) {

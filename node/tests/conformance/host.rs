@@ -22,20 +22,30 @@ pub(crate) struct Host {
 impl Host {
     /// A host with nothing but loopback.
     pub(crate) fn new() -> Self {
-        // The threads of a runtime inherit the namespace of the thread that makes them.
+        let host = Self::make(|| {});
+        host.run(async { set_up(&netlink(), "lo").await });
+        host
+    }
+
+    /// A host on which nothing may be changed.
+    pub(crate) fn without_rights() -> Self {
+        Self::make(drop_capabilities)
+    }
+
+    fn make(prepare: impl FnOnce() + Send + 'static) -> Self {
+        // The threads of a runtime inherit namespace and capabilities of the thread that makes them.
         let made = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect(
                 "this test needs root, to make a network namespace of its own; without root, set \
                  MESHCTL_SKIP_ROOT_TESTS=1 to skip it",
             );
             let namespace = File::open("/proc/thread-self/ns/net").expect("a thread has a network namespace");
+            prepare();
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             (runtime.expect("a runtime needs only threads"), OwnedFd::from(namespace))
         });
         let (runtime, namespace) = made.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause));
-        let host = Self { runtime: Some(runtime), namespace };
-        host.run(async { set_up(&netlink(), "lo").await });
-        host
+        Self { runtime: Some(runtime), namespace }
     }
 
     /// Runs something on this host and waits for it.
@@ -125,4 +135,18 @@ async fn set_up(handle: &Handle, name: &str) {
 fn parse(text: &str) -> (IpAddr, u8) {
     let net: ipnet::IpNet = text.parse().unwrap();
     (net.addr(), net.prefix_len())
+}
+
+/// Gives up all capabilities of this thread: root by name only.
+fn drop_capabilities() {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    // linux/capability.h: version 3, this thread; effective, permitted and inheritable for capabilities 0 to 63.
+    let (header, none) = (Header { version: 0x2008_0522, pid: 0 }, [[0u32; 3]; 2]);
+    // SAFETY: both point to what capset(2) reads, and live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    assert_eq!(result, 0, "capabilities can always be given up");
 }
