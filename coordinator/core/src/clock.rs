@@ -103,33 +103,44 @@ pub enum ClockRefusal {
     },
 }
 
-/// The highest stamp known, and when it became known here.
+/// The highest stamp known, and what time it should be by now.
 #[derive(Clone, Debug)]
 pub struct ClockGuard {
-    stamp: MeshTime,
-    seen: Monotonic,
+    highest: MeshTime,
+    /// A time that was right, and when it was.
+    base: (MeshTime, Monotonic),
 }
 
 impl ClockGuard {
     /// Begins with the registry's time as it was read from disk.
     pub fn new(highest: MeshTime, now: Monotonic) -> Self {
-        Self { stamp: highest, seen: now }
+        Self { highest, base: (highest, now) }
     }
 
     /// An entry with this stamp was applied.
     pub fn observe(&mut self, stamp: MeshTime, now: Monotonic) {
-        if stamp > self.stamp {
-            (self.stamp, self.seen) = (stamp, now);
+        if stamp > self.highest {
+            self.highest = stamp;
+            self.rebase(stamp, now);
         }
+    }
+
+    /// Takes the wall clock for right if the witness confirms it, as after a long pause without writes; says whether it
+    /// does. Worth asking about once a second: until then [`ClockGuard::mesh_time`] lags after such a pause.
+    pub fn confirm(&mut self, wall: MeshTime, witness: &Witness, now: Monotonic) -> bool {
+        let confirmed = witness.confirms();
+        if confirmed {
+            self.rebase(wall, now);
+        }
+        confirmed
     }
 
     /// The stamp for an entry proposed at `now`: the wall clock, but never behind what is known. A registry without any
     /// stamp takes the first as it is: whoever founds a mesh is there to look at it.
     pub fn stamp(&self, wall: MeshTime, witness: &Witness, now: Monotonic) -> Result<MeshTime, ClockRefusal> {
-        let expected = self.expected(now);
-        let ahead = wall.since(expected);
-        if ahead <= MAX_JUMP || self.stamp == MeshTime(0) || witness.confirms() {
-            return Ok(wall.max(self.stamp));
+        let ahead = wall.since(self.expected(now));
+        if ahead <= MAX_JUMP || self.highest == MeshTime(0) || witness.confirms() {
+            return Ok(wall.max(self.highest));
         }
         Err(match witness {
             Witness::Voters { .. } => ClockRefusal::NoMajority { wall, ahead },
@@ -139,14 +150,21 @@ impl ClockGuard {
 
     /// The time to tell nodes: the wall clock, held between the last stamp and what may be stamped without asking.
     pub fn mesh_time(&self, wall: MeshTime, now: Monotonic) -> MeshTime {
-        if self.stamp == MeshTime(0) {
+        if self.highest == MeshTime(0) {
             return wall;
         }
-        wall.min(self.expected(now) + MAX_JUMP).max(self.stamp)
+        wall.min(self.expected(now) + MAX_JUMP).max(self.highest)
     }
 
     fn expected(&self, now: Monotonic) -> MeshTime {
-        self.stamp + now.since(self.seen)
+        self.base.0 + now.since(self.base.1)
+    }
+
+    /// What is expected never goes back.
+    fn rebase(&mut self, time: MeshTime, now: Monotonic) {
+        if time > self.expected(now) {
+            self.base = (time, now);
+        }
     }
 }
 
@@ -207,6 +225,18 @@ mod tests {
         guard.observe(START, Monotonic(7));
         let wall = START + MeshDuration(HOUR + MAX_JUMP.0);
         assert_eq!(guard.stamp(wall, &ALONE, Monotonic(6)), Ok(wall));
+    }
+
+    #[test]
+    fn after_a_long_pause_a_confirmed_clock_is_told_to_nodes_before_anything_is_written() {
+        let mut guard = guard();
+        let wall = START + MeshDuration(240 * HOUR);
+        assert!(!guard.confirm(wall, &ALONE, Monotonic(5)));
+        assert_eq!(guard.mesh_time(wall, Monotonic(5)), START + MAX_JUMP);
+        assert!(guard.confirm(wall, &Witness::Alone { confirmed: true }, Monotonic(5)));
+        assert_eq!(guard.mesh_time(wall, Monotonic(5)), wall);
+        guard.observe(START + MeshDuration(HOUR), Monotonic(6));
+        assert_eq!(guard.mesh_time(wall, Monotonic(6)), wall, "an older entry of the log changes nothing");
     }
 
     #[test]
