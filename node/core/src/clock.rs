@@ -145,3 +145,85 @@ impl Clock {
         MeshTime(wall.0.saturating_add_signed(self.offset))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const DAY: u64 = 86_400_000;
+    const TODAY: u64 = 1_800_000_000_000;
+
+    fn now(boot: u64, wall: u64) -> Now {
+        Now { boot: BootTime::from_millis(boot), wall: MeshTime(wall) }
+    }
+
+    fn tick(time: u64, fresh: bool) -> Tick {
+        Tick { time: MeshTime(time), fresh, leader: None, voters: BTreeSet::new() }
+    }
+
+    #[test]
+    fn once_heard_time_goes_on_by_boot_time_whatever_the_wall_clock_does() {
+        let mut clock = Clock::restore(None, now(0, 5));
+        clock.hear(&tick(TODAY, true), now(1_000, 5));
+        assert_eq!(clock.now(now(4_000, 99 * DAY)), MeshTime(TODAY + 3_000));
+        assert_eq!(clock.trust(now(4_000, 0)), Trust::Heard);
+    }
+
+    #[test]
+    fn a_coordinator_without_a_leader_is_not_believed() {
+        let mut clock = Clock::restore(None, now(0, TODAY));
+        clock.hear(&tick(TODAY + DAY, false), now(0, TODAY));
+        assert_eq!(clock.now(now(0, TODAY)), MeshTime(TODAY));
+        assert_eq!(clock.to_store(now(0, TODAY)), None);
+    }
+
+    #[test]
+    fn after_a_boot_the_later_of_memory_and_corrected_clock_counts() {
+        let stored = Some(StoredClock { highest: MeshTime(TODAY), offset: 500 });
+        for (wall, expected, trust) in [(TODAY + DAY, TODAY + DAY + 500, Trust::Assumed), (0, TODAY, Trust::Behind)] {
+            let clock = Clock::restore(stored, now(7, wall));
+            assert_eq!((clock.now(now(7, wall)), clock.trust(now(7, wall))), (MeshTime(expected), trust));
+        }
+        let behind = Clock::restore(stored, now(0, 0));
+        assert_eq!(behind.now(now(60_000, 60_000)), MeshTime(TODAY + 60_000), "it goes on all the same");
+        assert_eq!(behind.trust(now(60_000, TODAY + DAY)), Trust::Assumed, "the clock was set meanwhile");
+    }
+
+    #[test]
+    fn what_is_stored_gives_the_same_time_after_a_restart() {
+        let mut clock = Clock::restore(None, now(0, TODAY - 1_234));
+        clock.hear(&tick(TODAY, true), now(0, TODAY - 1_234));
+        let stored = clock.to_store(now(10_000, TODAY + 8_766));
+        let again = Clock::restore(stored, now(3, TODAY + 100_000));
+        assert_eq!(again.now(now(3, TODAY + 100_000)), MeshTime(TODAY + 101_234));
+    }
+
+    #[test]
+    fn a_late_tick_does_not_turn_time_back_but_a_correction_does() {
+        let mut clock = Clock::restore(None, now(0, 0));
+        clock.hear(&tick(TODAY, true), now(0, 0));
+        clock.hear(&tick(TODAY, true), now(2_000, 0));
+        assert_eq!(clock.now(now(2_000, 0)), MeshTime(TODAY + 2_000));
+        clock.hear(&tick(TODAY - DAY, true), now(2_000, 0));
+        assert_eq!(clock.now(now(2_000, 0)), MeshTime(TODAY - DAY));
+    }
+
+    #[test]
+    fn a_wall_clock_of_the_far_future_is_put_right_by_the_first_word() {
+        let mut clock = Clock::restore(None, now(0, TODAY * 2));
+        assert_eq!(clock.now(now(0, TODAY * 2)), MeshTime(TODAY * 2));
+        clock.hear(&tick(TODAY, true), now(0, TODAY * 2));
+        assert_eq!(clock.now(now(0, TODAY * 2)), MeshTime(TODAY));
+    }
+
+    #[test]
+    fn a_deadline_comes_exactly_when_mesh_time_reaches_it() {
+        let mut clock = Clock::restore(None, now(0, 0));
+        clock.hear(&tick(TODAY, true), now(777, 0));
+        let present = now(1_000, 0);
+        let at = clock.boot_at(MeshTime(TODAY + 5_000), present);
+        assert_eq!(at, BootTime::from_millis(5_777));
+        assert_eq!(clock.boot_at(MeshTime(5), present), present.boot);
+    }
+}

@@ -117,3 +117,144 @@ impl ActualDevice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_types::{AllowedIp, PresharedKey};
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::{IpAddr, SocketAddr};
+
+    fn key(n: u8) -> PublicKey {
+        PublicKey::from_bytes([n; 32])
+    }
+
+    fn place(n: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, n], 51820))
+    }
+
+    fn psk() -> impl Strategy<Value = Option<PresharedKey>> {
+        proptest::option::of((0u8..3).prop_map(|n| PresharedKey::from_bytes([n; 32])))
+    }
+
+    /// Which of four peers each of eight allowed IPs belongs to, if to any.
+    fn owners() -> impl Strategy<Value = Vec<Option<u8>>> {
+        proptest::collection::vec(proptest::option::of(0u8..4), 8)
+    }
+
+    fn allowed(owners: &[Option<u8>], peer: u8) -> BTreeSet<AllowedIp> {
+        let address = |n: usize| AllowedIp::host(IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]));
+        owners.iter().enumerate().filter(|(_, owner)| **owner == Some(peer)).map(|(n, _)| address(n)).collect()
+    }
+
+    fn desired() -> impl Strategy<Value = DesiredDevice> {
+        let intent = prop_oneof![Just(EndpointIntent::Keep), (0u8..3).prop_map(|n| EndpointIntent::Set(place(n)))];
+        let peer = (psk(), intent, proptest::option::of(1u16..3));
+        (btree_map(0u8..4, peer, 0..4), owners(), 1u8..3, 1u16..3, 0u32..2).prop_map(
+            |(peers, owners, private, listen_port, fwmark)| DesiredDevice {
+                private_key: PrivateKey::from_bytes([private; 32]),
+                listen_port,
+                fwmark,
+                peers: peers
+                    .into_iter()
+                    .map(|(n, (preshared_key, endpoint, keepalive))| {
+                        let allowed_ips = allowed(&owners, n);
+                        (key(n), DesiredPeer { preshared_key, endpoint, keepalive, allowed_ips })
+                    })
+                    .collect(),
+            },
+        )
+    }
+
+    fn actual() -> impl Strategy<Value = ActualDevice> {
+        let peer = (psk(), proptest::option::of((0u8..3).prop_map(place)), proptest::option::of(1u16..3), 0u64..9);
+        (btree_map(0u8..4, peer, 0..4), owners(), proptest::option::of(1u8..3), 0u16..3, 0u32..2).prop_map(
+            |(peers, owners, private, listen_port, fwmark)| ActualDevice {
+                public_key: private.map(|n| public_key(&PrivateKey::from_bytes([n; 32]))),
+                listen_port,
+                fwmark,
+                peers: peers
+                    .into_iter()
+                    .map(|(n, (preshared_key, endpoint, keepalive, rx_bytes))| {
+                        let allowed_ips = allowed(&owners, n);
+                        let peer = ActualPeer {
+                            preshared_key,
+                            endpoint,
+                            keepalive,
+                            allowed_ips,
+                            rx_bytes,
+                            ..Default::default()
+                        };
+                        (key(n), peer)
+                    })
+                    .collect(),
+            },
+        )
+    }
+
+    fn as_desired(actual: &ActualDevice, desired: &DesiredDevice) -> DesiredDevice {
+        let intent =
+            |key: &PublicKey, found: &ActualPeer| match (desired.peers.get(key).map(|p| p.endpoint), found.endpoint) {
+                (Some(EndpointIntent::Set(_)), Some(at)) => EndpointIntent::Set(at),
+                _ => EndpointIntent::Keep,
+            };
+        let peer = |(key, found): (&PublicKey, &ActualPeer)| {
+            let ActualPeer { preshared_key, keepalive, allowed_ips, .. } = found.clone();
+            (*key, DesiredPeer { preshared_key, endpoint: intent(key, found), keepalive, allowed_ips })
+        };
+        assert_eq!(actual.public_key, Some(public_key(&desired.private_key)));
+        DesiredDevice {
+            private_key: desired.private_key.clone(),
+            listen_port: actual.listen_port,
+            fwmark: actual.fwmark,
+            peers: actual.peers.iter().map(peer).collect::<BTreeMap<_, _>>(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_difference_gives_what_is_desired_and_leaves_none(desired in desired(), actual in actual()) {
+            let before = actual.clone();
+            let mut device = actual;
+            device.apply(&diff(&desired, &before));
+            prop_assert_eq!(as_desired(&device, &desired), desired.clone());
+            prop_assert!(diff(&desired, &device).is_empty());
+            for (key, peer) in &desired.peers {
+                if let (EndpointIntent::Keep, Some(found)) = (peer.endpoint, before.peers.get(key)) {
+                    prop_assert_eq!(device.peers[key].endpoint, found.endpoint);
+                    prop_assert_eq!(device.peers[key].rx_bytes, found.rx_bytes, "its session is not touched");
+                }
+            }
+        }
+
+        #[test]
+        fn removals_come_first_and_a_key_is_named_once(desired in desired(), actual in actual()) {
+            let update = diff(&desired, &actual);
+            let kinds: Vec<bool> = update.peers.iter().map(|(_, change)| *change == PeerChange::Remove).collect();
+            prop_assert!(kinds.is_sorted_by(|a, b| a >= b));
+            let keys: BTreeSet<_> = update.peers.iter().map(|(key, _)| *key).collect();
+            prop_assert_eq!(keys.len(), update.peers.len());
+        }
+
+        #[test]
+        fn one_changed_peer_is_one_small_change(mut desired in desired(), pick in 0u8..4) {
+            let mut device = ActualDevice::default();
+            device.apply(&diff(&desired, &device));
+            prop_assume!(desired.peers.contains_key(&key(pick)));
+            desired.peers.get_mut(&key(pick)).unwrap().endpoint = EndpointIntent::Set(place(200));
+            let change = PeerUpdate { endpoint: Some(place(200)), ..PeerUpdate::default() };
+            let expected = DeviceUpdate { peers: vec![(key(pick), PeerChange::Modify(change))], ..DeviceUpdate::default() };
+            prop_assert_eq!(diff(&desired, &device), expected);
+        }
+    }
+
+    #[test]
+    fn modifying_a_peer_that_is_not_there_brings_nothing_back() {
+        let mut device = ActualDevice::default();
+        let change = PeerUpdate { endpoint: Some(place(1)), ..PeerUpdate::default() };
+        device.apply(&DeviceUpdate { peers: vec![(key(1), PeerChange::Modify(change))], ..DeviceUpdate::default() });
+        assert!(device.peers.is_empty());
+    }
+}

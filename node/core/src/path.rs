@@ -9,9 +9,11 @@
 
 use crate::clock::{BootTime, Now};
 use crate::device::ActualPeer;
+use crate::pace::Pace;
+use crate::place::places;
 use crate::probe::{Probe, ProbeKind};
 use crate::random::Random;
-use mesh_types::{Candidate, CandidateKind, Incarnation, MeshTime};
+use mesh_types::{Candidate, Incarnation, MeshTime};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 const QUIET_BYTES: u64 = 64;
 /// How long more than that may stay without answer.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The same for a peer that answers no probes (a firewall): WireGuard answers data within ten seconds by itself.
+const SILENCE_WITHOUT_PROBES: Duration = Duration::from_secs(12);
 /// Clocks of two nodes differ by what a tick is late: an answer so soon after a candidate was signed may be older.
 const SKEW: Duration = Duration::from_millis(200);
 
@@ -56,6 +60,7 @@ pub(crate) struct Path {
     silence: Option<Silence>,
     round: Option<Round>,
     asked: Option<BootTime>,
+    /// From the last request to its reply; none until one came.
     latency: Option<Duration>,
 }
 
@@ -149,38 +154,6 @@ pub(crate) struct View<'a> {
     pub(crate) online: Online,
     /// Whether the device was looked at just now.
     pub(crate) fresh: bool,
-}
-
-/// How many paths may be tried in a short time: in a big mesh not all at once.
-#[derive(Clone, Debug)]
-pub(crate) struct Pace {
-    window: BootTime,
-    used: u32,
-}
-
-const PACE_WINDOW: Duration = Duration::from_millis(100);
-const PACE_LIMIT: u32 = 50;
-
-impl Pace {
-    pub(crate) fn new(now: BootTime) -> Self {
-        Self { window: now, used: 0 }
-    }
-
-    /// When the next may be tried, if not now.
-    fn take(&mut self, now: BootTime) -> Result<(), BootTime> {
-        if now >= self.window + PACE_WINDOW {
-            *self = Self::new(now);
-        }
-        if self.used >= PACE_LIMIT {
-            return Err(self.window + PACE_WINDOW);
-        }
-        self.used += 1;
-        Ok(())
-    }
-
-    fn next(&self) -> BootTime {
-        self.window + PACE_WINDOW
-    }
 }
 
 impl Path {
@@ -287,13 +260,16 @@ impl Path {
         self.latency = Some(latency);
     }
 
-    /// Takes the news that the device was changed for this peer. A new peer has counted nothing.
-    pub(crate) fn applied(&mut self, endpoint: Option<SocketAddr>, new: bool, now: BootTime) {
+    /// Takes the news that the device sends elsewhere now.
+    pub(crate) fn take_endpoint(&mut self, endpoint: Option<SocketAddr>) {
         self.endpoint = endpoint;
-        if new {
-            self.seen = Some(Seen { at: now, rx: 0, tx: 0, handshake: None });
-            self.silence = None;
-        }
+    }
+
+    /// Takes the news that the peer is new on the device: it has counted nothing and has no session.
+    pub(crate) fn put_on_device(&mut self, endpoint: Option<SocketAddr>, now: BootTime) {
+        self.endpoint = endpoint;
+        self.seen = Some(Seen { at: now, rx: 0, tx: 0, handshake: None });
+        self.silence = None;
     }
 
     /// Takes the news that the device, or the peer on it, is gone.
@@ -328,8 +304,8 @@ impl Path {
         let Some(endpoint) = self.endpoint.filter(|_| seek.due.is_some_and(|due| due <= now.boot)) else {
             return Step::Rest;
         };
-        let places = rank(&self.candidates, view, seek.away);
-        let Some(&place) = usize::try_from(seek.tries).ok().and_then(|tries| places.get(tries % places.len().max(1)))
+        let found = places(&self.candidates, view, seek.away);
+        let Some(&place) = usize::try_from(seek.tries).ok().and_then(|tries| found.get(tries % found.len().max(1)))
         else {
             seek.due = None;
             return Step::Rest;
@@ -355,14 +331,14 @@ impl Path {
         let recreate = !first && if live { again } else { throttled };
         seek.tries += 1;
         seek.urgent = false;
-        seek.due = next_try(seek.tries, places.len(), view.online).map(|wait| now.boot + random.jitter(wait));
+        seek.due = next_try(seek.tries, found.len(), view.online).map(|wait| now.boot + random.jitter(wait));
         self.asked = Some(now.boot);
         if place == endpoint && !recreate { Step::Ask } else { Step::Aim(Aim { endpoint: place, recreate }) }
     }
 
     /// The place to send to while the device has none.
     pub(crate) fn first_place(&self, view: &View<'_>) -> Option<SocketAddr> {
-        rank(&self.candidates, view, None).first().copied()
+        places(&self.candidates, view, None).first().copied()
     }
 
     /// Begins a round of probes: the first request.
@@ -451,7 +427,8 @@ impl Path {
 
     /// Much was sent and nothing came back: ask, or, if seeking has ended, go on.
     fn doubt(&mut self, now: BootTime) {
-        if !self.silence.is_some_and(|s| s.bytes > QUIET_BYTES && now.since(s.since) >= SILENCE) {
+        let longest = if self.latency.is_some() { SILENCE } else { SILENCE_WITHOUT_PROBES };
+        if !self.silence.is_some_and(|s| s.bytes > QUIET_BYTES && now.since(s.since) >= longest) {
             return;
         }
         let ours = self.asked.is_some_and(|asked| now.since(asked) < REKEY_ATTEMPT_TIME);
@@ -494,74 +471,4 @@ fn to_boot(at: MeshTime, now: Now) -> Option<BootTime> {
     let ago = now.wall.since(at).to_std();
     let micros = u64::try_from(ago.as_micros()).ok().filter(|_| ago < SESSION_LIFE)?;
     Some(BootTime::from_micros(now.boot.as_micros().saturating_sub(micros)))
-}
-
-/// The order in which places are tried: the fields are the policy, smaller is better.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Rank {
-    /// The peer was there and is not any more.
-    away: bool,
-    /// An address that this host has too (a container bridge): more likely ours than the peer's.
-    ours: bool,
-    /// This host has no address of the family.
-    no_family: bool,
-    origin: Origin,
-    /// Where the peer lists it.
-    position: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Origin {
-    /// It worked before, and the peer still lists it.
-    Worked,
-    /// The peer's own address, on a network that this host is on too.
-    Near,
-    /// The peer lists it.
-    Listed(CandidateKind),
-    /// It worked before, and the peer does not list it.
-    WorkedUnlisted,
-}
-
-/// All places where the peer may be, the best first.
-fn rank(candidates: &[Candidate], view: &View<'_>, away: Option<SocketAddr>) -> Vec<SocketAddr> {
-    let rank = |origin: Origin, position: usize, at: SocketAddr| {
-        let rank = Rank {
-            away: away == Some(at),
-            ours: view.underlay.contains(&at.ip()),
-            no_family: !view.underlay.iter().any(|own| own.is_ipv4() == at.is_ipv4()),
-            origin,
-            position,
-        };
-        (rank, at)
-    };
-    let listed = candidates.iter().enumerate().map(|(position, candidate)| {
-        let at = candidate.endpoint;
-        let near = view.underlay.iter().any(|&own| share_network(own, at.ip()));
-        let origin = match candidate.kind {
-            _ if view.worked == Some(at) => Origin::Worked,
-            CandidateKind::Host if near => Origin::Near,
-            kind => Origin::Listed(kind),
-        };
-        rank(origin, position, at)
-    });
-    let unlisted = view.worked.filter(|&at| candidates.iter().all(|c| c.endpoint != at));
-    let unlisted = unlisted.map(|at| rank(Origin::WorkedUnlisted, candidates.len(), at));
-    let mut places: Vec<_> = listed.chain(unlisted).collect();
-    places.sort_unstable();
-    let mut order = Vec::with_capacity(places.len());
-    for (_, at) in places {
-        if !order.contains(&at) {
-            order.push(at);
-        }
-    }
-    order
-}
-
-/// Whether two addresses are probably on one link: the usual size of one.
-fn share_network(a: IpAddr, b: IpAddr) -> bool {
-    match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],
-        (IpAddr::V6(a), IpAddr::V6(b)) => a.octets()[..8] == b.octets()[..8],
-        _ => false,
-    }
 }

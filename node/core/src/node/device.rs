@@ -34,7 +34,8 @@ pub(super) struct Look {
     generation: u64,
     /// The device was looked at in this very step.
     fresh: bool,
-    wanted: bool,
+    /// Look as soon as nothing is under way.
+    pub(super) wanted: bool,
     next: Option<BootTime>,
     /// The next deadline of a key.
     expiry: Option<MeshTime>,
@@ -88,10 +89,16 @@ impl Node {
         let Some(actual) = &mut self.actual else { return };
         actual.apply(&update);
         for (key, change) in &update.peers {
-            let new = matches!(change, PeerChange::Add(_) | PeerChange::Recreate(_));
             let endpoint = actual.peers.get(key).and_then(|peer| peer.endpoint);
-            if let Some(path) = self.by_key.get(key).and_then(|id| self.paths.get_mut(id)) {
-                path.applied(endpoint, new, now.boot);
+            let Some(path) = self.by_key.get(key).and_then(|id| self.paths.get_mut(id)) else { continue };
+            match change {
+                PeerChange::Remove => path.forget_device(now.boot),
+                PeerChange::Add(_) => {
+                    path.forget_device(now.boot);
+                    path.put_on_device(endpoint, now.boot);
+                }
+                PeerChange::Recreate(_) => path.put_on_device(endpoint, now.boot),
+                PeerChange::Modify(_) => path.take_endpoint(endpoint),
             }
         }
         for id in std::mem::take(&mut self.look.aiming).into_keys() {
@@ -123,6 +130,9 @@ impl Node {
         let mut paths = std::mem::take(&mut self.paths);
         let mut ask = Vec::new();
         for (id, path) in &mut paths {
+            if path.is_settled() {
+                continue;
+            }
             let on_device = self.peer(*id).is_some_and(|peer| actual.peers.contains_key(&peer.public_key));
             if !on_device || self.look.aims.contains_key(id) || self.look.aiming.contains_key(id) {
                 continue;

@@ -152,6 +152,8 @@ impl Node {
             for path in self.paths.values_mut() {
                 path.we_moved(now);
             }
+            // What peers have sent until now says nothing about the new place.
+            self.look.wanted = true;
         }
     }
 

@@ -10,6 +10,7 @@ use crate::probe::{Probe, ProbeKind};
 use crate::status::{PathStatus, Phase};
 use mesh_types::session::{CloseReason, PresenceUpdate, Welcome};
 use mesh_types::{CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage};
+use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use world::{Host, MESH, PORT, World, at, id, record, setup};
@@ -186,6 +187,22 @@ fn a_silent_peer_with_traffic_is_doubted_within_seconds_and_its_session_made_ane
     assert!(back <= 5_000, "after {back} ms, WireGuard alone takes fifteen seconds");
     let made = world.hosts[0].times(|a| is_change_of(a, 1, |c| matches!(c, PeerChange::Recreate(_))));
     assert_eq!(made.len(), 1);
+}
+
+#[test]
+fn a_peer_that_lets_no_probes_in_is_not_disturbed_by_a_flow_in_one_direction() {
+    let mut world = World::new(2);
+    world.hosts[1].firewall = true;
+    world.run(millis(3_000));
+    assert_eq!(path(&world.hosts[0], &world, 1), PathStatus::Direct, "its handshake is proof enough");
+    world.hosts[0].log.clear();
+    let sent = 300;
+    for _ in 0..sent {
+        world.send(0, 1);
+        world.run(millis(100));
+    }
+    assert_eq!(world.hosts[0].times(|a| is_change_of(a, 1, |_| true)), [0; 0]);
+    assert_eq!(world.hosts[1].delivered.len(), sent);
 }
 
 #[test]
@@ -417,11 +434,11 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
 fn a_restarted_node_speaks_above_every_word_that_is_known_of_it() {
     let mut world = pair();
     let said = |host: &Host| {
-        let words = host.log.iter().filter_map(|(_, action)| match action {
+        let mut words = host.log.iter().filter_map(|(_, action)| match action {
             Action::Say(NodeMessage::Presence(signed)) => Some(signed.parse_unverified().unwrap().incarnation),
             _ => None,
         });
-        words.last().unwrap()
+        words.next_back().unwrap()
     };
     assert_eq!(said(&world.hosts[0]), Incarnation(1));
     world.restart(0);
@@ -452,4 +469,70 @@ fn a_big_mesh_is_not_asked_all_at_once() {
     assert!(asked.len() >= 199, "{}", asked.len());
     let updates = world.hosts[0].times(|a| matches!(a, Action::Apply(u) if u.peers.len() == 199));
     assert_eq!(updates.len(), 1, "all endpoints are set in one update");
+}
+
+#[derive(Clone, Debug)]
+enum Trouble {
+    Move(usize, u8),
+    LoseCoordinators,
+    RestoreCoordinators,
+    Restart(usize),
+    ForgetSessions(usize),
+    Send(usize, usize),
+    Wait(u64),
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        3 => (0usize..3, 3u8..9).prop_map(|(host, net)| Trouble::Move(host, net)),
+        1 => Just(Trouble::LoseCoordinators),
+        2 => Just(Trouble::RestoreCoordinators),
+        1 => (0usize..3).prop_map(Trouble::Restart),
+        1 => (0usize..3).prop_map(Trouble::ForgetSessions),
+        3 => (0usize..3, 0usize..3).prop_map(|(from, to)| Trouble::Send(from, to)),
+        4 => (1u64..3_000).prop_map(Trouble::Wait),
+    ]
+}
+
+impl World {
+    fn suffer(&mut self, trouble: &Trouble) {
+        match *trouble {
+            Trouble::Move(host, net) => self.move_to(host, vec![at(net, host)]),
+            Trouble::LoseCoordinators => self.lose_coordinators(),
+            Trouble::RestoreCoordinators => self.restore_coordinators(),
+            Trouble::Restart(host) => self.restart(host),
+            Trouble::ForgetSessions(host) => self.hosts[host].forget_sessions(),
+            Trouble::Send(from, to) => self.send(from, to),
+            Trouble::Wait(span) => self.run(millis(span)),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn whatever_happened_with_a_coordinator_back_everyone_reaches_everyone(
+        troubles in proptest::collection::vec(trouble(), 1..30),
+    ) {
+        let mut world = World::new(3);
+        world.run(millis(2_000));
+        troubles.iter().for_each(|trouble| world.suffer(trouble));
+        world.restore_coordinators();
+        for _ in 0..12 {
+            for (from, to) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+                world.send(from, to);
+            }
+            world.run(millis(1_000));
+        }
+        for host in 0..3 {
+            for other in (0..3).filter(|other| *other != host) {
+                prop_assert_eq!(path(&world.hosts[host], &world, other), PathStatus::Direct, "{} to {}", host, other);
+            }
+            let before = world.hosts[host].delivered.len();
+            (0..3).filter(|other| *other != host).for_each(|other| world.send(other, host));
+            world.run(millis(5));
+            prop_assert_eq!(world.hosts[host].delivered.len(), before + 2, "to {}", host);
+        }
+    }
 }

@@ -53,12 +53,16 @@ pub(super) struct Host {
     pub(super) delivered: Vec<u64>,
     /// Whether it answers at all.
     pub(super) alive: bool,
+    /// Whether it lets no probes in.
+    pub(super) firewall: bool,
 }
 
 #[derive(Default)]
 struct Tunnel {
     session: Option<u64>,
     initiated: Option<u64>,
+    /// Since when data waits for anything to go back: after ten seconds a keepalive does.
+    owes: Option<u64>,
     staged: Vec<Vec<u8>>,
 }
 
@@ -178,6 +182,7 @@ impl World {
             connected: false,
             delivered: Vec::new(),
             alive: true,
+            firewall: false,
         }
     }
 
@@ -240,6 +245,14 @@ impl World {
             self.hosts[index].connected = false;
             self.hosts[index].node.handle_session(SessionEvent::Closed, now);
             self.perform(index);
+        }
+    }
+
+    /// Brings coordinators back; every node opens a session.
+    pub(super) fn restore_coordinators(&mut self) {
+        self.registry.up = true;
+        for index in 0..self.hosts.len() {
+            self.connect(index);
         }
     }
 
@@ -351,7 +364,8 @@ impl World {
         let Some(endpoint) = peer.endpoint else { return };
         let body = match tunnel.session {
             Some(session) => {
-                peer.tx_bytes += 96;
+                tunnel.owes = None;
+                peer.tx_bytes += if bytes.is_empty() { 32 } else { 96 };
                 Body::Data(session, bytes)
             }
             None => {
@@ -403,8 +417,11 @@ impl World {
                 }
             }
             Body::Data(session, bytes) if tunnel.session == Some(session) => {
-                peer.rx_bytes += 96;
+                peer.rx_bytes += if bytes.is_empty() { 32 } else { 96 };
                 peer.endpoint = Some(src);
+                if !bytes.is_empty() {
+                    tunnel.owes.get_or_insert(self.millis);
+                }
                 self.deliver(index, from, &bytes);
             }
             Body::Response(_) | Body::Data(..) => {}
@@ -415,10 +432,21 @@ impl World {
         let now = self.now();
         let peer = (0..self.hosts.len()).find(|&i| record(i).public_key == from).unwrap();
         if bytes.starts_with(b"MSHP") {
+            if self.hosts[index].firewall {
+                return;
+            }
             self.hosts[index].node.handle_probe(IpAddr::V4(record(peer).addresses.v4), bytes, now);
             self.perform(index);
-        } else {
+        } else if !bytes.is_empty() {
             self.hosts[index].delivered.push(self.millis);
+        }
+    }
+
+    fn keep_alive(&mut self, index: usize) {
+        let late = |tunnel: &Tunnel| tunnel.owes.is_some_and(|since| since + 10_000 <= self.millis);
+        let owing = self.hosts[index].wireguard.iter().filter(|(_, tunnel)| late(tunnel)).map(|(key, _)| *key);
+        for key in owing.collect::<Vec<_>>() {
+            self.transmit(index, key, Vec::new());
         }
     }
 
@@ -432,6 +460,7 @@ impl World {
                 self.receive(packet);
             }
             for index in 0..self.hosts.len() {
+                self.keep_alive(index);
                 let mut steps = 0;
                 while self.hosts[index].node.poll_timeout().is_some_and(|at| at <= self.now().boot) {
                     let now = self.now();
@@ -440,7 +469,7 @@ impl World {
                     steps += 1;
                     assert!(steps < 10, "the timer is set to a time that has passed, again and again");
                 }
-                if self.millis % 2_000 == 0 {
+                if self.millis.is_multiple_of(2_000) {
                     let tick = self.tick();
                     self.tell(index, CoordinatorMessage::Tick(tick));
                 }
