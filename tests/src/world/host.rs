@@ -1,0 +1,153 @@
+//! One node of the world: the real core, with a disk, a WireGuard device and clocks that are its own.
+
+use super::network::Host;
+use super::rng::Rng;
+use super::wireguard::Device;
+use ed25519_dalek::SigningKey;
+use mesh_coordinator_core::hub::SessionId;
+use mesh_node_core::journal::{self, Cache};
+use mesh_node_core::{BootTime, Node, Now, Setup, Validity};
+use mesh_types::{
+    CoordinatorId, IdentityKey, MeshConfig, MeshDuration, MeshTime, NodeId, NodeRecord, PrivateKey, PublicKey,
+};
+use mesh_types::{NodeName, Revision};
+use std::collections::BTreeMap;
+
+/// A machine with a node on it.
+pub struct Machine {
+    /// Its place on the network.
+    pub host: Host,
+    /// The member that it is, once it has joined.
+    pub record: NodeRecord,
+    /// Signs its presence.
+    pub identity: SigningKey,
+    /// The daemon, while it runs.
+    pub node: Option<Node>,
+    /// The interface; a kernel's survives the daemon.
+    pub device: Device,
+    /// Whether the device is the kernel's.
+    pub kernel: bool,
+    /// The journal, as far as it was synced.
+    pub disk: Vec<u8>,
+    /// The session, as the node's end sees it.
+    pub session: Option<(SessionId, CoordinatorId)>,
+    /// Milliseconds that the host's wall clock is ahead of the right time.
+    pub skew: i64,
+    /// The highest revision that it ever held, to see that it never goes back.
+    pub highest: Revision,
+    /// Whether the core said that it was removed.
+    pub removed: bool,
+    /// Whether the operator took it out of the mesh.
+    pub expelled: bool,
+    /// Of the peers that were pinged: whether one ping was answered.
+    pub pongs: BTreeMap<NodeId, bool>,
+    instance: u64,
+    config: MeshConfig,
+}
+
+/// The keys of a machine that has not joined yet.
+pub struct Keys {
+    /// Signs its presence.
+    pub identity: SigningKey,
+    /// Its WireGuard key. The world does no arithmetic with it.
+    pub public_key: PublicKey,
+    /// The id that its join proposes.
+    pub node: NodeId,
+    /// What it wants to be called.
+    pub name: NodeName,
+}
+
+impl Keys {
+    /// New ones.
+    pub fn make(number: usize, rng: &mut Rng) -> Self {
+        Self {
+            identity: SigningKey::from_bytes(&rng.bytes()),
+            public_key: PublicKey::from_bytes(rng.bytes()),
+            node: NodeId::from_bytes(rng.bytes()),
+            name: format!("node-{number}").parse().expect("a label"),
+        }
+    }
+
+    /// The public half of the identity.
+    pub fn identity_key(&self) -> IdentityKey {
+        IdentityKey::from_bytes(self.identity.verifying_key().to_bytes())
+    }
+}
+
+impl Machine {
+    /// A machine whose join was granted; its daemon does not run yet.
+    pub fn new(host: Host, keys: Keys, record: NodeRecord, config: MeshConfig, kernel: bool) -> Self {
+        Self {
+            host,
+            record,
+            identity: keys.identity,
+            node: None,
+            device: Device::default(),
+            kernel,
+            disk: Vec::new(),
+            session: None,
+            skew: 0,
+            highest: Revision::NONE,
+            removed: false,
+            expelled: false,
+            pongs: BTreeMap::new(),
+            instance: 0,
+            config,
+        }
+    }
+
+    /// What the host's clocks show when the right time is `millis`.
+    pub fn now(&self, millis: u64) -> Now {
+        let wall = super::mesh_time(millis).0.saturating_add_signed(self.skew);
+        Now { boot: BootTime::from_millis(millis), wall: MeshTime(wall) }
+    }
+
+    /// Starts the daemon on what is on its disk.
+    pub fn start(&mut self, rng: &mut Rng, millis: u64) {
+        if !self.kernel {
+            self.device.restart();
+        }
+        let (cache, valid) = self.remembered();
+        if valid == 0 {
+            self.disk = cache.compact();
+        } else {
+            self.disk.truncate(valid);
+        }
+        self.instance += 1;
+        let setup = Setup {
+            record: self.record.clone(),
+            config: self.config.clone(),
+            identity: self.identity.clone(),
+            private_key: PrivateKey::from_bytes([1; 32]),
+            listen_port: 51_820,
+            fwmark: 0,
+            software: "world".to_owned(),
+            instance: self.instance,
+            seed: rng.next(),
+            certificate: Some(Validity {
+                not_before: super::mesh_time(0),
+                not_after: super::mesh_time(0) + MeshDuration::from_secs(365 * 86_400),
+            }),
+        };
+        self.node = Some(Node::new(setup, cache, self.now(millis)));
+    }
+
+    /// Ends the daemon as `kill -9` does; with `torn`, a record was just being written.
+    pub fn kill(&mut self, torn: bool) {
+        self.node = None;
+        self.session = None;
+        if torn {
+            self.disk.extend_from_slice(&[0, 0, 0, 99, 1, 2, 3]);
+        }
+    }
+
+    /// What a start would find on the disk, and how much of it is whole.
+    pub fn remembered(&self) -> (Cache, usize) {
+        Cache::replay(&self.disk, self.config.mesh, self.record.id).expect("the world damages no more than the tail")
+    }
+
+    /// Writes and syncs.
+    pub fn persist(&mut self, record: &journal::Record) {
+        self.disk.extend_from_slice(&journal::encode(record));
+    }
+}
