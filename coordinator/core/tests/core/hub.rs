@@ -109,10 +109,12 @@ fn to(session: SessionId, actions: &[HubAction]) -> Vec<CoordinatorMessage> {
 }
 
 fn exchanged(actions: &[HubAction]) -> Vec<&ExchangeMessage> {
-    let message = |action| match action {
-        &HubAction::Exchange { ref to, ref message } if to == &[OTHER] => Some(message),
-        _ => None,
-    };
+    fn message(action: &HubAction) -> Option<&ExchangeMessage> {
+        match action {
+            HubAction::Exchange { to, message } if to == &[OTHER] => Some(message),
+            _ => None,
+        }
+    }
     actions.iter().filter_map(message).collect()
 }
 
