@@ -36,6 +36,11 @@ impl Clock {
         self.guard().observe(stamp, monotonic());
     }
 
+    /// Takes the wall clock for right if the witness says so, so that nodes are told it before the next write.
+    pub(crate) fn confirm(&self, witness: &Witness) {
+        self.guard().confirm(wall(), witness, monotonic());
+    }
+
     /// The stamp for an entry proposed now.
     pub(crate) fn stamp(&self, witness: &Witness) -> Result<MeshTime, ClockRefusal> {
         self.guard().stamp(wall(), witness, monotonic())

@@ -55,6 +55,7 @@ pub(crate) async fn watch(replica: Arc<Replica>) {
         let asked = replica.peers.ids().into_iter().map(|id| ask(&replica, id));
         futures::future::join_all(asked).await;
         judge_own_clock(&replica).await;
+        replica.clock.confirm(&replica.witness());
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -156,7 +156,7 @@ impl Replica {
     }
 
     /// Who can vouch for this replica's clock.
-    fn witness(&self) -> Witness {
+    pub(crate) fn witness(&self) -> Witness {
         let voters = self.raft.status().voters;
         if voters.len() <= 1 {
             return Witness::Alone { confirmed: self.clock.is_confirmed() };
