@@ -4,14 +4,15 @@
 //! Every operation is bounded in time: a kernel that hangs must not hang the loop.
 
 use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
-use crate::link::{LinkConfig, LinkError, Links};
+use crate::link::{HostRoute, LinkConfig, LinkError, Links};
 use crate::probe::{Datagram, ProbeSockets};
 use futures::future::BoxFuture;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_node_core::{DesiredLink, Link};
-use mesh_types::PublicKey;
+use mesh_types::{Overlay, PublicKey};
 use std::future::pending;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
@@ -72,12 +73,15 @@ impl HostError {
 }
 
 /// How devices and links come about: the real thing, or in a test a pretence.
-pub trait Ground: Send {
+pub trait Ground: Send + Sync {
     /// Makes or takes over the interface.
     fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>>;
 
     /// Gives the interface its addresses, routes and MTU, and brings it up.
     fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>>;
+
+    /// The host's routes that the overlay would hide.
+    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>>;
 
     /// Opens the sockets for probes on the interface; `None` where there are no packets.
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
@@ -100,6 +104,10 @@ impl Ground for RealGround {
         Box::pin(async move { Links::open()?.configure(&self.interface, &config).await.map(|_| ()) })
     }
 
+    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
+        Box::pin(async move { Links::open()?.overlaps(&overlay, &self.interface).await })
+    }
+
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
         ProbeSockets::open(&self.interface, link.addresses).map(Some)
     }
@@ -107,7 +115,7 @@ impl Ground for RealGround {
 
 /// What stands on the host now, and what should.
 pub(crate) struct Host {
-    ground: Box<dyn Ground>,
+    ground: Arc<dyn Ground>,
     interface: String,
     ours: PublicKey,
     device: Option<Box<dyn Device>>,
@@ -121,7 +129,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(ground: Box<dyn Ground>, interface: &str, ours: PublicKey, mtu: u16) -> Self {
+    pub(crate) fn new(ground: Arc<dyn Ground>, interface: &str, ours: PublicKey, mtu: u16) -> Self {
         Self {
             ground,
             interface: interface.to_owned(),
@@ -133,6 +141,11 @@ impl Host {
             trouble: None,
             device_trouble: None,
         }
+    }
+
+    /// What it stands on.
+    pub(crate) fn ground(&self) -> Arc<dyn Ground> {
+        self.ground.clone()
     }
 
     /// The name of the interface.
@@ -269,7 +282,7 @@ impl Host {
     }
 
     /// The next datagram on the probe port; none ever while there is no interface.
-    pub(crate) async fn receive(&self) -> Datagram {
+    pub(crate) async fn receive(&mut self) -> Datagram {
         match &self.probes {
             Some(probes) => probes.receive().await,
             None => pending().await,

@@ -5,7 +5,8 @@
 
 use crate::ask::{AskError, ask};
 use crate::clock;
-use crate::link::{HostRoute, LinkError, Links};
+use crate::host::Ground;
+use crate::link::{HostRoute, LinkError};
 use crate::state::{Keys, Membership, Standing, StateError};
 use bytes::Bytes;
 use mesh_proto::certificate::{CertificateError, Member, certificate_request, read_certificate};
@@ -42,8 +43,8 @@ pub(crate) struct Join {
     pub(crate) name: NodeName,
     /// Already durable.
     pub(crate) keys: Arc<Keys>,
-    /// The interface to be, whose own routes do not count as the host's.
-    pub(crate) interface: String,
+    /// The host to be on, whose routes must be left alone.
+    pub(crate) ground: Arc<dyn Ground>,
     /// On the packets to coordinators; `None` is no mark.
     pub(crate) fwmark: Option<u32>,
 }
@@ -118,7 +119,7 @@ pub(crate) async fn join(join: Join) -> Result<Membership, JoinError> {
     let (reply, authority) = ask_patiently(&join).await?;
     let membership = read_reply(reply, authority, &join)?;
     let overlay = membership.config.overlay;
-    let routes = Links::open()?.overlaps(&overlay, &join.interface).await?;
+    let routes = join.ground.overlaps(overlay).await?;
     if !routes.is_empty() {
         return Err(JoinError::Overlap { overlay, routes });
     }

@@ -3,6 +3,7 @@
 use clap::Parser as _;
 use mesh_node::failure::Failure;
 use mesh_node::options::Options;
+use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -31,9 +32,13 @@ fn start(options: Options) -> Result<(), Failure> {
         .block_on(mesh_node::run::run(options))
 }
 
-/// To stderr, where supervisors look; INFO unless RUST_LOG says otherwise.
+/// What is logged unless RUST_LOG says otherwise. The embedded engine writes an error for each packet to a peer without
+/// endpoint; what matters of it comes up through the device.
+const LOGGED: &str = "info,gotatun=off";
+
+/// To stderr, where supervisors look.
 fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     if json { log.json().init() } else { log.init() }
 }

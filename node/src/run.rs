@@ -23,11 +23,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         return Ok(());
     }
     let ground = RealGround { interface: options.interface.clone(), backend: options.backend };
-    run_on(Box::new(ground), options, signalled()?).await
+    run_on(Arc::new(ground), options, signalled()?).await
 }
 
 /// Runs the daemon on any ground until `stop`.
-pub async fn run_on(ground: Box<dyn Ground>, options: Options, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+pub async fn run_on(ground: Arc<dyn Ground>, options: Options, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let state = StateDir::open(&options.state_dir())?;
     let keys = Arc::new(state.keys()?);
     let host = Host::new(ground, &options.interface, keys.public_key(), MIN_MTU);

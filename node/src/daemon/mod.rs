@@ -285,8 +285,7 @@ impl Daemon {
         self.life = Life::Joining;
         let wish = name.or_else(|| self.options.name.clone()).unwrap_or_else(own_name);
         let fwmark = (self.options.fwmark != 0).then_some(self.options.fwmark);
-        let interface = self.host.interface().to_owned();
-        let asked = Join { token, name: wish, keys: self.keys.clone(), interface, fwmark };
+        let asked = Join { token, name: wish, keys: self.keys.clone(), ground: self.host.ground(), fwmark };
         self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
             Outcome::Joined { result, by_file }

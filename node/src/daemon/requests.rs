@@ -94,7 +94,8 @@ impl Daemon {
             return drop(answer.send(Err(Refusal::Busy)));
         }
         match &self.life {
-            Life::New => drop(answer.send(Ok(LocalLeaveReply { told: false }))),
+            // There is nothing left to tell.
+            Life::New => drop(answer.send(Ok(LocalLeaveReply { told: true }))),
             Life::Joining => drop(answer.send(Err(Refusal::Busy))),
             Life::Removed(_) => {
                 self.leaving = Some((answer, force));
