@@ -4,7 +4,7 @@ use super::{Hub, Phase, SessionId};
 use crate::clock::Now;
 use crate::registry::Registry;
 use mesh_types::session::{CloseReason, PresenceUpdate};
-use mesh_types::{CoordinatorMessage, NodeId, Revision, limits};
+use mesh_types::{CoordinatorMessage, NodeId, Revision, SignedPresence, limits};
 
 impl Hub {
     /// The registry may have moved on. Costs nothing if it has not.
@@ -62,12 +62,29 @@ impl Hub {
         }
     }
 
-    /// Sends presence that changed since the last time, in batches.
+    /// Sends presence that changed since the last time, and all of it to sessions that began since.
     pub(super) fn flush_presence(&mut self) {
         let nodes = std::mem::take(&mut self.pending.records);
-        let records: Vec<_> = nodes.iter().filter_map(|&node| self.presence.record(node)).cloned().collect();
+        let changed = nodes.iter().filter_map(|&node| self.presence.record(node)).cloned().collect();
         let (online, offline) = self.turned();
-        let sessions: Vec<SessionId> = self.live.values().copied().collect();
+        let newcomers = std::mem::take(&mut self.newcomers);
+        let settled = self.live.values().copied().filter(|session| !newcomers.contains(session)).collect();
+        self.send_presence(settled, changed, online, offline);
+        if !newcomers.is_empty() {
+            // Whoever is not named online is offline: a node starts afresh with each welcome.
+            let records = self.presence.records().cloned().collect();
+            let online = self.told_online.iter().copied().collect();
+            self.send_presence(newcomers.into_iter().collect(), records, online, Vec::new());
+        }
+    }
+
+    fn send_presence(
+        &mut self,
+        sessions: Vec<SessionId>,
+        records: Vec<SignedPresence>,
+        online: Vec<NodeId>,
+        offline: Vec<NodeId>,
+    ) {
         for batch in records.chunks(limits::PRESENCE_BATCH) {
             let update = PresenceUpdate { records: batch.to_vec(), ..PresenceUpdate::default() };
             self.send(sessions.clone(), CoordinatorMessage::Presence(update));

@@ -4,8 +4,8 @@ use super::{Hub, Phase, SessionId};
 use crate::clock::Now;
 use crate::registry::Registry;
 use mesh_types::epoch::EpochOrder;
-use mesh_types::session::{CloseReason, Hello, PresenceUpdate, Welcome};
-use mesh_types::{CoordinatorMessage, NodeId, Revision, limits};
+use mesh_types::session::{CloseReason, Hello, Welcome};
+use mesh_types::{CoordinatorMessage, NodeId, Revision};
 
 /// What becomes of a hello.
 enum Verdict {
@@ -79,7 +79,7 @@ impl Hub {
             Some(revision) => self.send_changes(&[session], revision, registry),
             None => self.send_snapshot(&[session], registry),
         }
-        self.send_presence(session);
+        self.newcomers.insert(session);
     }
 
     /// One identity, one session: a daemon that came back takes the place of its old stream, a second daemon with a
@@ -110,20 +110,6 @@ impl Hub {
         let welcome =
             Welcome { coordinator: self.me, epoch, incarnation: self.presence.incarnation(node), tick: self.tick(now) };
         self.send(vec![session], CoordinatorMessage::Welcome(welcome));
-    }
-
-    /// All presence that is known. Whoever is not named online is offline: the node starts afresh with each welcome.
-    fn send_presence(&mut self, session: SessionId) {
-        let records: Vec<_> = self.presence.records().cloned().collect();
-        for batch in records.chunks(limits::PRESENCE_BATCH) {
-            let update = PresenceUpdate { records: batch.to_vec(), ..PresenceUpdate::default() };
-            self.send(vec![session], CoordinatorMessage::Presence(update));
-        }
-        let online: Vec<_> = self.told_online.iter().copied().collect();
-        if !online.is_empty() {
-            let update = PresenceUpdate { online, ..PresenceUpdate::default() };
-            self.send(vec![session], CoordinatorMessage::Presence(update));
-        }
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Hub {
     /// Whom live sessions believe to be online.
     told_online: BTreeSet<NodeId>,
     pending: Pending,
+    /// Sessions that are still to get all presence: together, so that many which begin at once share one copy.
+    newcomers: BTreeSet<SessionId>,
     actions: VecDeque<HubAction>,
     last_tick: Monotonic,
     last_refresh: Monotonic,
@@ -144,6 +146,7 @@ impl Hub {
             told: (None, Revision::NONE),
             told_online: BTreeSet::new(),
             pending: Pending::default(),
+            newcomers: BTreeSet::new(),
             actions: VecDeque::new(),
             last_tick: now.monotonic,
             last_refresh: now.monotonic,
@@ -209,6 +212,12 @@ impl Hub {
             self.flush_exchange();
         }
         self.actions.pop_front()
+    }
+
+    /// How many actions wait: a shell that feeds many events before it drains should drain when this grows, since a
+    /// hello may leave a whole snapshot behind.
+    pub fn backlog(&self) -> usize {
+        self.actions.len()
     }
 
     /// Whether any coordinator has a session with the node, as far as is known here.
@@ -281,6 +290,7 @@ impl Hub {
 
     fn forget(&mut self, session: SessionId) -> bool {
         let Some(held) = self.sessions.remove(&session) else { return false };
+        self.newcomers.remove(&session);
         if let Some(theirs) = self.by_node.get_mut(&held.node) {
             theirs.remove(&session);
             if theirs.is_empty() {

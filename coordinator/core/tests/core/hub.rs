@@ -407,14 +407,24 @@ fn presence_reaches_all_sessions_in_one_message_and_newcomers_later() {
     assert_eq!(lab.actions(), [HubAction::Send { sessions: sessions.to_vec(), message }]);
     let late = lab.open(3);
     let told = to(late, &lab.hello(late, hello(lab.world.registry.revision())));
-    assert_eq!(
-        told[1..],
-        [
-            presence_update(&[(1, 2), (2, 1)], &[], &[]),
-            presence_update(&[], &[1, 2], &[]),
-            presence_update(&[], &[3], &[])
-        ]
-    );
+    assert_eq!(told[1..], [presence_update(&[(1, 2), (2, 1)], &[], &[]), presence_update(&[], &[1, 2, 3], &[])]);
+}
+
+#[test]
+fn sessions_that_begin_together_share_one_copy_of_all_presence() {
+    let mut lab = Lab::new(3);
+    lab.exchange(ExchangeMessage::Records(vec![presence(1, 1), presence(2, 1)]));
+    let sessions = [lab.open(1), lab.open(2)];
+    for session in sessions {
+        lab.say(session, NodeMessage::Hello(hello(lab.world.registry.revision())));
+    }
+    assert_eq!(lab.hub.backlog(), 2, "a welcome each");
+    let presence_of = |action: &HubAction| match action {
+        HubAction::Send { sessions, message: CoordinatorMessage::Presence(_) } => Some(sessions.clone()),
+        _ => None,
+    };
+    let recipients: Vec<_> = lab.actions().iter().filter_map(presence_of).collect();
+    assert_eq!(recipients, [sessions, sessions]);
 }
 
 #[test]
