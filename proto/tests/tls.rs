@@ -234,14 +234,39 @@ async fn the_first_address_that_answers_as_expected_is_kept() {
 }
 
 #[tokio::test]
-async fn an_address_that_stays_silent_does_not_keep_the_next_from_being_tried() {
+async fn the_next_address_is_tried_beside_one_that_stays_silent() {
     let mesh = World::new(MESH);
     let server = mesh.serve(COORDINATOR).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addresses = [address(silent.local_addr().unwrap()), server.addresses()[0].clone()];
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [address(silent.local_addr().unwrap()), address(front.local_addr().unwrap())];
+    let behind = server.address;
+    let passed = tokio::spawn(async move {
+        let (waiting, _) = silent.accept().await.unwrap();
+        let (mut second, _) = front.accept().await.unwrap();
+        assert!(is_open(waiting), "the first attempt was given up before the second began");
+        let mut inner = TcpStream::connect(behind).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut second, &mut inner).await;
+    });
     let dialer = Dialer::member(mesh.trust.clone(), mesh.credentials(NODE));
     let connection = dialer.dial(&addresses, Expect::AnyCoordinator).await.unwrap();
-    assert_eq!(connection.remote, server.address);
+    assert_eq!(connection.address, addresses[1]);
+    drop(connection);
+    passed.await.unwrap();
+}
+
+/// Whether the other end has not closed `stream`, whatever it has sent.
+fn is_open(stream: TcpStream) -> bool {
+    use std::io::Read as _;
+    let mut stream = stream.into_std().unwrap();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
 }
 
 #[tokio::test]
