@@ -22,6 +22,8 @@ use tokio::task::AbortHandle;
 const EVENTS: usize = 4_096;
 /// Events taken before the hub's actions are carried out, so that presence which comes together goes out together.
 const BATCH: usize = 256;
+/// Actions that may wait meanwhile: a hello can leave a whole snapshot behind.
+const BACKLOG: usize = 128;
 /// How often health is looked at; losing the leader shows within this of three seconds.
 const LOOK: Duration = Duration::from_millis(250);
 /// Messages waiting for another coordinator before its stream is cut and begun anew, with digests.
@@ -117,6 +119,9 @@ pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events:
                 let Some(event) = event else { return };
                 hub.handle(event);
                 for _ in 1..BATCH {
+                    if hub.hub.backlog() >= BACKLOG {
+                        break;
+                    }
                     let Ok(event) = events.try_recv() else { break };
                     hub.handle(event);
                 }
