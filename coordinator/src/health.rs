@@ -2,10 +2,11 @@
 //!
 //! A replica whose clock is far off the others' hands leadership over and does not stand for election.
 
+use crate::peers::PeerError;
 use crate::replica::Replica;
 use mesh_coordinator_core::clock::is_far_off;
 use mesh_proto::v1;
-use mesh_types::{CoordinatorId, Level};
+use mesh_types::CoordinatorId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -22,8 +23,6 @@ pub(crate) struct Condition {
     pub(crate) offset: i64,
     /// One more than the index of its last applied entry.
     pub(crate) applied: u64,
-    /// Its highest level.
-    pub(crate) level: Level,
     /// Its version.
     pub(crate) software: String,
     asked: Instant,
@@ -64,18 +63,28 @@ async fn ask(replica: &Replica, id: CoordinatorId) {
     let (begun, wall) = (Instant::now(), replica.clock.wall());
     let answer =
         replica.peers.call(id, ANSWER, |mut client| async move { client.health(v1::HealthRequest {}).await }).await;
-    let Ok(answer) = answer else { return };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(PeerError::Status(_, status)) if status.message() == expelled(replica.id) => {
+            return replica.expelled.notify_one();
+        }
+        Err(_) => return,
+    };
     // The other read its clock about halfway between question and answer.
     let half = u64::try_from(begun.elapsed().as_millis() / 2).unwrap_or(0);
     let offset = i128::from(answer.time) - i128::from(wall.0.saturating_add(half));
     let condition = Condition {
         offset: i64::try_from(offset).unwrap_or(if offset > 0 { i64::MAX } else { i64::MIN }),
         applied: answer.applied,
-        level: Level(answer.level),
         software: answer.software.chars().take(mesh_types::limits::MAX_SOFTWARE).collect(),
         asked: begun,
     };
     replica.health.table().insert(id, condition);
+}
+
+/// What a member answers to a coordinator that was removed. Ids are never used again, so it cannot be out of date.
+pub(crate) fn expelled(id: CoordinatorId) -> String {
+    format!("coordinator {id} was removed from the mesh")
 }
 
 async fn judge_own_clock(replica: &Replica) {

@@ -8,6 +8,7 @@
 use crate::raft::{Disk, Owner};
 use anyhow::{Context as _, bail, ensure};
 use ed25519_dalek::SigningKey;
+use mesh_coordinator_core::Registry;
 use mesh_coordinator_core::command::Found;
 use mesh_proto::Authority;
 use mesh_proto::certificate::{key_from_pkcs8, key_to_pkcs8};
@@ -106,6 +107,15 @@ impl Home {
 
     /// Makes this directory that replica's: marks the Raft store, then writes the membership file.
     pub(crate) async fn settle(&self, standing: &Standing) -> anyhow::Result<Disk> {
+        self.settle_with(standing, None).await
+    }
+
+    /// Does the same with a store that begins at a term and index, with a registry, and this replica alone.
+    pub(crate) async fn settle_with(
+        &self,
+        standing: &Standing,
+        beginning: Option<(u64, u64, &Registry)>,
+    ) -> anyhow::Result<Disk> {
         let path = self.store_path();
         if path.exists() {
             let unused = Disk::open(&path)?.is_unused()?;
@@ -120,6 +130,10 @@ impl Home {
         let disk = Disk::open(&path)?;
         let owner = Owner { mesh: standing.mesh, coordinator: standing.coordinator };
         disk.set_owner(owner).await.context("cannot write the Raft store")?;
+        if let Some((term, index, registry)) = beginning {
+            let begun = disk.begin(standing.coordinator, term, index, registry).await;
+            begun.context("cannot write the Raft store")?;
+        }
         let mut bytes = vec![FORMAT];
         ciborium::into_writer(standing, &mut bytes).context("cannot encode the membership file")?;
         self.replace("membership", &bytes)?;
@@ -153,6 +167,32 @@ impl Home {
             standing.mesh
         );
         Ok(disk)
+    }
+
+    /// Puts a store that begins anew in the place of the old one, which is kept beside it.
+    pub(crate) async fn replace_store(
+        &self,
+        standing: &Standing,
+        term: u64,
+        index: u64,
+        registry: &Registry,
+    ) -> anyhow::Result<()> {
+        let (path, draft) = (self.store_path(), self.root.join(".raft.redb.new"));
+        if draft.exists() {
+            fs::remove_file(&draft).with_context(|| format!("cannot remove {}", draft.display()))?;
+        }
+        let disk = Disk::open(&draft)?;
+        disk.set_owner(Owner { mesh: standing.mesh, coordinator: standing.coordinator }).await?;
+        disk.begin(standing.coordinator, term, index, registry).await?;
+        drop(disk);
+        let kept = self.root.join(format!("raft.redb.before-term-{term}"));
+        let swap = || -> io::Result<()> {
+            // A hard link, so that at no instant the directory is without a store.
+            fs::hard_link(&path, &kept)?;
+            fs::rename(&draft, &path)?;
+            File::open(&self.root)?.sync_all()
+        };
+        swap().with_context(|| format!("cannot replace {}", path.display()))
     }
 
     fn store_path(&self) -> PathBuf {

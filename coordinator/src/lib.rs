@@ -1,5 +1,6 @@
 //! The authority of a mesh: a replica of the registry on Raft and disk, and the gRPC services over it.
 
+mod backup;
 mod clock;
 mod exchange;
 mod grpc;
@@ -11,11 +12,12 @@ mod orders;
 mod peers;
 mod raft;
 mod random;
+mod recover;
 mod replica;
 pub mod run;
 mod sessions;
 
-use options::Options;
+use options::{Action, Options};
 
 /// Does what the command line asks for, until `stop` resolves.
 ///
@@ -25,7 +27,8 @@ use options::Options;
 pub async fn main(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     match (options.action, options.serve) {
         (None, Some(serve)) => run::run(serve, stop).await,
-        (Some(_), _) => anyhow::bail!("not here yet"),
+        (Some(Action::Restore(restore)), _) => recover::restore(&restore).await,
+        (Some(Action::Recover(recover)), _) => recover::recover(&recover).await,
         (None, None) => anyhow::bail!("nothing to do: see --help"),
     }
 }

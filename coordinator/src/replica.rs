@@ -15,6 +15,7 @@ use mesh_proto::tls::{Credentials, Trust};
 use mesh_proto::{Authority, Member, v1};
 use mesh_types::{CoordinatorId, MeshId, RequestId};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -41,6 +42,8 @@ pub(crate) struct Replica {
     pub(crate) credentials: Credentials,
     pub(crate) trust: Trust,
     pub(crate) challenger: Challenger,
+    /// Told when a member says that this replica was removed.
+    pub(crate) expelled: Notify,
 }
 
 /// Why a write was not done.

@@ -10,7 +10,7 @@ use crate::home::{Home, Origin, Standing};
 use crate::options::Serve;
 use crate::peers::Peers;
 use crate::raft::{Disk, Raft, Timing};
-use crate::replica::{NOT_LEADER, Replica, WriteError};
+use crate::replica::{Replica, WRITE, WriteError};
 use crate::sessions::{self, Sessions};
 use crate::{exchange, join, random};
 use anyhow::{Context as _, bail};
@@ -31,6 +31,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 
@@ -179,6 +180,7 @@ async fn start(
         credentials,
         trust,
         challenger: Challenger::new(random::bytes()),
+        expelled: Notify::new(),
     });
     clock.observe(replica.view().read(mesh_coordinator_core::Registry::time));
     let mut tasks = JoinSet::new();
@@ -224,11 +226,7 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
         });
         replica.clock.observe(time);
         if removed {
-            bail!(
-                "this coordinator ({}) was removed from the mesh: stop it for good, or empty its data directory and join \
-                 again",
-                replica.id
-            );
+            bail!(removed_for_good(&replica));
         }
         if config != known {
             if let Some(config) = &config {
@@ -237,8 +235,18 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
             }
             known = config;
         }
-        applied.changed().await.context("the registry is gone")?;
+        tokio::select! {
+            changed = applied.changed() => changed.context("the registry is gone")?,
+            () = replica.expelled.notified() => bail!(removed_for_good(&replica)),
+        }
     }
+}
+
+fn removed_for_good(replica: &Replica) -> String {
+    format!(
+        "this coordinator ({}) was removed from the mesh: stop it for good, or empty its data directory and join again",
+        replica.id
+    )
 }
 
 /// While this replica leads, brings Raft's membership to what the registry says.
@@ -278,12 +286,11 @@ async fn announce(replica: Arc<Replica>, addresses: Vec<CoordinatorAddress>) {
                 } else {
                     for peer in replica.peers.ids() {
                         let request = request.clone();
-                        let call = replica.peers.call(peer, crate::replica::WRITE, |mut client| async move {
-                            client.enlist(request).await
-                        });
+                        let call =
+                            replica.peers.call(peer, WRITE, |mut client| async move { client.enlist(request).await });
                         match call.await {
                             Ok(_) => break,
-                            Err(error) => tracing::debug!(coordinator = %peer, %error, "{NOT_LEADER}"),
+                            Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
                         }
                     }
                 }

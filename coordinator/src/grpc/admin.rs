@@ -4,8 +4,8 @@
 use super::cluster::read_addresses;
 use super::membership::request_id;
 use super::status::{malformed, unexpected};
-use crate::orders;
 use crate::replica::Replica;
+use crate::{backup, orders};
 use bytes::Bytes;
 use mesh_coordinator_core::command::{
     AllowNode, CreateToken, RemoveCoordinator, RemoveNode, RenameNode, RevokeToken, SetCoordinatorAddresses, SetKeyTtl,
@@ -22,6 +22,10 @@ use mesh_types::{
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+/// Bytes of a backup in one message.
+const CHUNK: usize = 256 << 10;
 
 /// The service for the operator.
 pub(crate) struct AdminService(pub(crate) Arc<Replica>);
@@ -186,8 +190,21 @@ impl Admin for AdminService {
     }
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        let _ = privileged(request)?;
-        Err(Status::unimplemented("backup"))
+        let passphrase = Zeroizing::new(privileged(request)?.passphrase);
+        if !self.0.catch_up().await {
+            return Err(Status::unavailable("no quorum: a backup of this replica might miss acknowledged writes"));
+        }
+        let (replica, now) = (self.0.clone(), self.0.clock.now().mesh);
+        // Making the key takes a large part of a second, on purpose.
+        let sealed = tokio::task::spawn_blocking(move || {
+            let registry = replica.view().read(Registry::clone);
+            backup::seal(&registry, &replica.authority, &passphrase, now)
+        });
+        let sealed = sealed.await.map_err(|error| Status::internal(error.to_string()))?;
+        let sealed = Bytes::from(sealed.map_err(|error| Status::invalid_argument(error.to_string()))?);
+        let chunks: Vec<_> =
+            sealed.chunks(CHUNK).map(|chunk| Ok(v1::BackupChunk { data: sealed.slice_ref(chunk) })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 
     async fn set_key_ttl(

@@ -10,6 +10,7 @@ pub(crate) use admin::AdminService;
 pub(crate) use cluster::ClusterService;
 pub(crate) use membership::MembershipService;
 
+use crate::health::expelled;
 use crate::replica::Replica;
 use mesh_proto::listen::{Caller, caller};
 use mesh_proto::{Identity, Member};
@@ -58,9 +59,7 @@ fn calling_coordinator<T>(replica: &Replica, request: &Request<T>) -> Result<Coo
     replica.view().read(|registry| match (registry.coordinator(id), registry.next_coordinator_id()) {
         (Some(record), _) if record.identity_key == identity.identity_key => Ok(id),
         (Some(_), _) => Err(Status::permission_denied(format!("this certificate is not that of coordinator {id}"))),
-        (None, Some(next)) if id < next => {
-            Err(Status::permission_denied(format!("coordinator {id} was removed from the mesh")))
-        }
+        (None, Some(next)) if id < next => Err(Status::permission_denied(expelled(id))),
         (None, _) => Ok(id),
     })
 }

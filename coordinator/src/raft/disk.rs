@@ -8,7 +8,9 @@
 use super::types::Types;
 use openraft::storage::IOFlushed;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -105,6 +107,8 @@ impl std::fmt::Debug for Disk {
 impl Disk {
     /// Opens the store at `path`, and makes it if there is none.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        drop(file.map_err(|error| named(error, path))?);
         let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => io::Error::new(
                 io::ErrorKind::WouldBlock,
@@ -168,6 +172,10 @@ impl Disk {
         };
         read().map_err(|error| io::Error::other(format!("cannot read the log from the Raft store: {error}")))
     }
+}
+
+fn named(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot open the Raft store {}: {error}", path.display()))
 }
 
 fn write_loop(database: &Database, queue: &mpsc::Receiver<(Write, Done)>) {

@@ -7,6 +7,7 @@ mod disk;
 mod log;
 mod machine;
 mod network;
+mod offline;
 mod plan;
 mod record;
 mod types;
