@@ -247,7 +247,9 @@ fn intact(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Whether nothing intact stands anywhere behind the damaged record at the start of `bytes`.
 fn is_torn_tail(bytes: &[u8]) -> bool {
-    (1..bytes.len()).all(|at| intact(&bytes[at..]).is_none())
+    // The version first: a checksum at every place of a large record would take minutes.
+    let begins = |at: usize| bytes.get(at + FRAME_LEN) == Some(&RECORD_VERSION);
+    (1..bytes.len()).all(|at| !begins(at) || intact(&bytes[at..]).is_none())
 }
 
 fn decode(payload: &[u8]) -> Option<Record> {

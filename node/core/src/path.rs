@@ -211,8 +211,10 @@ impl Path {
     }
 
     /// Takes the news that this host's addresses changed.
-    pub(crate) fn we_moved(&mut self, now: Now) {
+    pub(crate) fn we_moved(&mut self, underlay: &[IpAddr], now: Now) {
+        let no_way = |at: SocketAddr| !underlay.iter().any(|own| own.is_ipv4() == at.is_ipv4());
         match self.phase {
+            _ if self.endpoint.is_some_and(no_way) => self.seek(now.boot, self.endpoint, true, now.boot),
             Phase::Seeking(_) => self.seek(now.boot, None, false, now.boot),
             _ if self.is_active(now) => self.ask(now.boot),
             _ => self.phase = Phase::Waiting,

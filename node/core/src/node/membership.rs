@@ -149,8 +149,9 @@ impl Node {
         self.underlay = Some(usable);
         self.announce();
         if moved {
+            let underlay = self.underlay.as_deref().unwrap_or_default();
             for path in self.paths.values_mut() {
-                path.we_moved(now);
+                path.we_moved(underlay, now);
             }
             // What peers have sent until now says nothing about the new place.
             self.look.wanted = true;

@@ -143,6 +143,19 @@ fn after_its_own_move_a_node_asks_its_active_peers_until_they_answer() {
 }
 
 #[test]
+fn a_node_that_moves_to_a_network_of_the_other_family_goes_to_where_its_peer_has_one_too() {
+    let six = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+    let mut world = World::new(1);
+    world.join_listing(1, vec![at(2, 1), six(1)]);
+    world.run(millis(3_000));
+    assert_eq!(world.hosts[0].endpoint(1), endpoint(at(2, 1)));
+    world.move_to(0, vec![six(7)]);
+    world.run(millis(5));
+    assert_eq!(world.hosts[0].endpoint(1), endpoint(six(1)));
+    assert_eq!(path(&world.hosts[0], &world, 1), PathStatus::Direct);
+}
+
+#[test]
 fn an_endpoint_that_wireguard_roamed_to_is_left_alone() {
     let mut world = pair();
     // A translator stands in between: the peer's packets come from an address that it does not list.
