@@ -10,6 +10,9 @@ use std::net::IpAddr;
 use std::{fs, io};
 use tracing::{debug, warn};
 
+/// Metric of a route that lets every other to the same range come first.
+const BEHIND_OTHERS: u32 = 1 << 20;
+
 /// Everything our interface should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LinkConfig {
@@ -121,7 +124,7 @@ impl Links {
             if present.contains(&range) {
                 continue;
             }
-            match self.netlink.add_route(link.index, range, source).await {
+            match self.add_route(link, range, source).await {
                 Ok(()) => changes += 1,
                 // The address was refused before, which the log has.
                 Err(error) if source.is_ipv6() && no_ipv6_source(&error) => debug!(%range, %error, "no IPv6 route"),
@@ -129,6 +132,17 @@ impl Links {
             }
         }
         Ok(changes)
+    }
+
+    /// A route that the host has got to the same range since it joined is left alone, and counts before ours.
+    async fn add_route(&self, link: &Link, range: IpNet, source: IpAddr) -> io::Result<()> {
+        match self.netlink.add_route(link.index, range, source, None).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                warn!(interface = link.name, %range, "the host routes this range elsewhere: the overlay is hidden by it");
+                self.netlink.add_route(link.index, range, source, Some(BEHIND_OTHERS)).await
+            }
+            added => added,
+        }
     }
 
     /// Removes all but the `wanted` routes from the interface. Returns which of them are there, and how many others

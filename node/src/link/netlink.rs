@@ -176,8 +176,15 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Routes a range straight to the interface, with `source` on what the host itself sends.
-    pub(crate) async fn add_route(&self, index: u32, destination: IpNet, source: IpAddr) -> io::Result<()> {
+    /// Routes a range straight to the interface, with `source` on what the host itself sends. Of equal routes the one
+    /// with the lowest `metric` counts; `None` is the kernel's usual one.
+    pub(crate) async fn add_route(
+        &self,
+        index: u32,
+        destination: IpNet,
+        source: IpAddr,
+        metric: Option<u32>,
+    ) -> io::Result<()> {
         let mut message = match (destination, source) {
             (IpNet::V4(net), IpAddr::V4(source)) => RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(net.network(), net.prefix_len())
@@ -191,7 +198,8 @@ impl Netlink {
         };
         message.header.scope = RouteScope::Link;
         message.attributes.push(RouteAttribute::Oif(index));
-        call(self.handle.route().add(message).replace().execute()).await
+        message.attributes.extend(metric.map(RouteAttribute::Priority));
+        call(self.handle.route().add(message).execute()).await
     }
 
     pub(crate) async fn delete_route(&self, route: &Route) -> io::Result<()> {

@@ -5,7 +5,7 @@ use crate::stage::{INTERFACE, Kind, Stage, ips, peer, peers, private_key, public
 use crate::trial;
 use futures::future::BoxFuture;
 use libtest_mimic::Trial;
-use mesh_node::device::DeviceError;
+use mesh_node::device::{self, Backend, BackendChoice, DeviceError};
 use mesh_node_core::device::{DeviceUpdate, NewPeer, PeerChange, PeerUpdate};
 use mesh_types::{AllowedIp, PresharedKey, PublicKey};
 use std::collections::BTreeMap;
@@ -48,6 +48,7 @@ pub(crate) fn trials(kind: Kind) -> Vec<Trial> {
             a_taken_port_is_told_and_the_old_one_kept,
             another_kind_of_interface_is_refused,
             an_interface_removed_by_others_is_told,
+            auto_takes_the_kernel_where_it_works,
         ]);
     }
     if kind == Kind::Kernel {
@@ -337,6 +338,20 @@ async fn an_interface_removed_by_others_is_told(stage: Stage) {
     panic!("a device without interface goes on as if nothing were");
 }
 
+async fn auto_takes_the_kernel_where_it_works(stage: Stage) {
+    let expected = match device::open(INTERFACE, BackendChoice::Kernel, None).await {
+        Ok(device) => {
+            device.remove().await.unwrap();
+            Backend::Kernel
+        }
+        Err(DeviceError::KernelMissing) => Backend::Userspace,
+        Err(error) => panic!("{error}"),
+    };
+    assert!(stage.kind != Kind::Kernel || expected == Backend::Kernel);
+    let device = device::open(INTERFACE, BackendChoice::Auto, None).await.unwrap();
+    assert_eq!(device.backend(), expected);
+}
+
 async fn a_lack_of_rights_is_told(stage: Stage) {
     match stage.try_open(None).await.map(drop) {
         Err(error @ DeviceError::Privilege { .. }) => assert!(error.to_string().contains("run as root"), "{error}"),
@@ -372,7 +387,7 @@ async fn the_userspace_engine_replaces_our_kernel_device(stage: Stage) {
         other => panic!("expected a refusal, got {other:?}"),
     }
     let device = userspace.open(Some(public_key(0))).await;
-    assert_eq!(device.backend(), mesh_node::device::Backend::Userspace);
+    assert_eq!(device.backend(), Backend::Userspace);
 }
 
 async fn another_reader_sees_the_same_device(stage: Stage) {
@@ -389,7 +404,7 @@ async fn another_reader_sees_the_same_device(stage: Stage) {
     assert_eq!(config.allowed_ips.len(), 2);
 }
 
-async fn modify(device: &mut Box<dyn mesh_node::device::Device>, update: PeerUpdate) {
+async fn modify(device: &mut Box<dyn device::Device>, update: PeerUpdate) {
     device.apply(&peers([(public_key(1), PeerChange::Modify(update))])).await.unwrap();
 }
 

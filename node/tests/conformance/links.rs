@@ -10,7 +10,7 @@ use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases: [(&str, fn()); 8] = [
+    let cases: [(&str, fn()); 10] = [
         ("an_interface_is_configured_once", an_interface_is_configured_once),
         ("a_changed_configuration_replaces_the_former", a_changed_configuration_replaces_the_former),
         ("a_missing_interface_is_told", a_missing_interface_is_told),
@@ -19,6 +19,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("the_monitor_tells_of_addresses_and_carriers", the_monitor_tells_of_addresses_and_carriers),
         ("the_monitor_tells_of_a_new_way_out", the_monitor_tells_of_a_new_way_out),
         ("routes_in_the_way_are_found", routes_in_the_way_are_found),
+        ("a_host_route_to_the_same_range_is_left_alone", a_host_route_to_the_same_range_is_left_alone),
+        ("ipv6_that_is_off_is_turned_on_for_our_interface", ipv6_that_is_off_is_turned_on_for_our_interface),
     ];
     cases.into_iter().map(|(name, case)| trial("links", name, case)).collect()
 }
@@ -140,6 +142,39 @@ fn routes_in_the_way_are_found() {
         let _device = Stage::new(Kind::Userspace).open(None).await;
         links.configure(INTERFACE, &config(1)).await.unwrap();
         assert_eq!(links.overlaps(&overlay(), INTERFACE).await.unwrap().len(), 1, "our own routes do not count");
+    });
+}
+
+fn a_host_route_to_the_same_range_is_left_alone() {
+    cabled().run(async {
+        let links = Links::open().unwrap();
+        let handle = netlink();
+        let at = index(&handle, "eth0").await;
+        let same = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::new(10, 9, 0, 0), 16)
+            .output_interface(at)
+            .build();
+        handle.route().add(same).execute().await.unwrap();
+        let before = links.overlaps(&overlay(), INTERFACE).await.unwrap();
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        assert_eq!(links.configure(INTERFACE, &config(1)).await.unwrap(), 0);
+        assert_eq!(links.overlaps(&overlay(), INTERFACE).await.unwrap(), before);
+        links.deconfigure(INTERFACE).await.unwrap();
+        assert_eq!(links.overlaps(&overlay(), "none").await.unwrap(), before);
+    });
+}
+
+fn ipv6_that_is_off_is_turned_on_for_our_interface() {
+    Host::new().run(async {
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        let links = Links::open().unwrap();
+        links.configure(INTERFACE, &config(1)).await.unwrap();
+        // Bound by its address, which therefore is there.
+        std::net::UdpSocket::bind((config(1).addresses.v6, 0)).unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6").unwrap().trim(), "1");
+        assert_eq!(links.configure(INTERFACE, &config(1)).await.unwrap(), 0);
     });
 }
 

@@ -5,6 +5,8 @@
 //! needs a kernel with WireGuard. All but the fake need root; without it they fail and say so, unless
 //! `MESHCTL_SKIP_ROOT_TESTS` is set. Everything happens in network namespaces that end with this program.
 
+#![allow(clippy::unwrap_used, reason = "a test tells what went wrong by panic")]
+
 mod devices;
 mod host;
 mod links;
