@@ -110,10 +110,10 @@ pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events:
         exchanges: BTreeMap::new(),
     };
     let mut applied = raft.view().applied();
+    let mut changes = raft.changes();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let mut changed = std::pin::pin!(raft.watch());
         tokio::select! {
             event = events.recv() => {
                 let Some(event) = event else { return };
@@ -133,7 +133,7 @@ pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events:
                 applied.mark_unchanged();
                 hub.with_registry(|hub, registry, now| hub.handle_applied(registry, now));
             }
-            () = &mut changed => hub.look(&raft),
+            () = changes.next() => hub.look(&raft),
             _ = look.tick() => {
                 hub.look(&raft);
                 hub.with_registry(|hub, registry, now| hub.handle_tick(registry, now));

@@ -26,7 +26,9 @@ use mesh_types::{CoordinatorId, MeshId};
 use network::{ChunkReply, Network, SnapshotChunk};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::raft::SnapshotResponse;
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{
     ChangeMembers, Config, EmptyNode, Instant as _, LogIdOptionExt as _, ReadPolicy, ServerState, SnapshotPolicy,
 };
@@ -49,6 +51,18 @@ const SNAPSHOT_EVERY: u64 = 4_096;
 const KEEP: u64 = 1_024;
 /// Bytes of a snapshot that are taken from a leader: far above the largest registry.
 const MAX_SNAPSHOT: usize = 256 << 20;
+
+/// What changed since it was last asked; keep one, since a new one has seen nothing yet and answers at once.
+pub(crate) struct Changes(WatchReceiverOf<Types, RaftServerMetrics<Types>>);
+
+impl Changes {
+    /// Waits for the next change. Can be dropped and asked again without losing one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// How fast Raft reacts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,14 +255,9 @@ impl Raft {
         }
     }
 
-    /// Waits for the next change of what [`status`](Self::status) shows, other than the passing of time.
-    pub(crate) fn watch(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut metrics = self.inner.server_metrics();
-        async move {
-            if metrics.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+    /// Tells of changes of what [`status`](Self::status) shows, other than the passing of time.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.inner.server_metrics())
     }
 
     /// Waits until Raft has failed, and says why.
