@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::process::Child;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long a daemon may take until its socket is there.
 const READY: Duration = Duration::from_secs(15);
@@ -45,6 +46,8 @@ pub(crate) enum Beginning {
 pub(crate) struct Daemon {
     program: &'static str,
     socket: PathBuf,
+    /// Where it keeps its state; its log lies beside it.
+    state: PathBuf,
     paths: Vec<OsString>,
     settings: Vec<OsString>,
     ready_within: Duration,
@@ -64,7 +67,8 @@ impl Daemon {
         own_paths.extend(["--state-dir".into(), paths.node_state.clone().into()]);
         own_paths.extend(["--socket".into(), paths.node_socket.clone().into()]);
         let socket = paths.node_socket.clone();
-        Self { program: programs::NODE, socket, paths: own_paths, settings, ready_within: READY }
+        let state = paths.node_state.clone();
+        Self { program: programs::NODE, socket, state, paths: own_paths, settings, ready_within: READY }
     }
 
     /// The coordinator daemon.
@@ -104,7 +108,8 @@ impl Daemon {
             paths.coordinator_socket.clone().into(),
         ];
         let socket = paths.coordinator_socket.clone();
-        Self { program: programs::COORDINATOR, socket, paths: own_paths, settings, ready_within }
+        let state = paths.coordinator_data.clone();
+        Self { program: programs::COORDINATOR, socket, state, paths: own_paths, settings, ready_within }
     }
 
     async fn answers(&self) -> bool {
@@ -120,26 +125,67 @@ impl Daemon {
     }
 }
 
-/// The daemons of one `init` or `join`, in the order they were started.
-#[derive(Default)]
+/// The daemons that one `init` or `join` holds in the foreground, in the order they were started.
 pub(crate) struct Daemons {
+    foreground: bool,
     children: Vec<(&'static str, Child)>,
+}
+
+/// Does `work`, which may start daemons. In the foreground, stays with them until a signal comes or one of them ends,
+/// and then stops them all; a signal during `work` does the same.
+pub(crate) async fn with_daemons(
+    foreground: bool,
+    work: impl AsyncFnOnce(&mut Daemons) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let mut daemons = Daemons { foreground, children: Vec::new() };
+    if !foreground {
+        return work(&mut daemons).await.map(|()| Exit::Done);
+    }
+    // From here on, before there is a child that a signal would orphan.
+    let mut signals = Signals::new()?;
+    let worked = tokio::select! {
+        worked = work(&mut daemons) => worked,
+        () = signals.any() => {
+            daemons.stop().await;
+            return Ok(Exit::Done);
+        }
+    };
+    let verdict = match worked {
+        Ok(()) => daemons.stay(&mut signals).await,
+        Err(failure) => Err(failure),
+    };
+    daemons.stop().await;
+    verdict.map(|()| Exit::Done)
+}
+
+/// The signals that ask a program to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 impl Daemons {
     /// Sees to it that the daemon runs and answers.
-    pub(crate) async fn ensure(
-        &mut self,
-        daemon: &Daemon,
-        globals: &Globals,
-        paths: &Paths,
-        foreground: bool,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn ensure(&mut self, daemon: &Daemon, globals: &Globals, paths: &Paths) -> Result<(), Failure> {
         if daemon.answers().await {
             return Ok(());
         }
         need_root()?;
-        if foreground {
+        if self.foreground {
             let child = tokio::process::Command::from(daemon.command()?)
                 .kill_on_drop(true)
                 .spawn()
@@ -152,33 +198,21 @@ impl Daemons {
             start_unit(daemon, paths)?;
             return wait_until_ready(daemon, None, None).await;
         }
-        start_detached(daemon, paths, globals.quiet || globals.json).await
+        start_detached(daemon, globals.quiet || globals.json).await
     }
 
-    /// Stays until a daemon ends or a signal comes; then stops them all.
-    pub(crate) async fn stay(mut self) -> Result<Exit, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
+    /// Waits for a signal; fails if a daemon ends before.
+    async fn stay(&mut self, signals: &mut Signals) -> Result<(), Failure> {
         if self.children.is_empty() {
-            return Ok(Exit::Done);
+            return Err(Failure::new(Exit::Failed, "the daemons run already, and not in this foreground"));
         }
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-        let ended = {
-            let any = futures::future::select_all(self.children.iter_mut().map(|(_, child)| Box::pin(child.wait())));
-            tokio::select! {
-                (status, index, _) = any => Some((status, index)),
-                _ = terminate.recv() => None,
-                _ = tokio::signal::ctrl_c() => None,
-            }
+        let any = futures::future::select_all(self.children.iter_mut().map(|(_, child)| Box::pin(child.wait())));
+        let (status, index) = tokio::select! {
+            (status, index, _) = any => (status, index),
+            () = signals.any() => return Ok(()),
         };
-        let verdict = match ended {
-            None => Ok(Exit::Done),
-            Some((status, index)) => {
-                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-                Err(Failure::new(Exit::Failed, format!("{} has ended ({how})", self.children[index].0)))
-            }
-        };
-        self.stop().await;
-        verdict
+        let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        Err(Failure::new(Exit::Failed, format!("{} has ended ({how})", self.children[index].0)))
     }
 
     async fn stop(&mut self) {
@@ -243,11 +277,11 @@ fn systemctl(arguments: &[&str]) -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, format!("`systemctl {words}` failed: see `journalctl -u {unit}`")))
 }
 
-async fn start_detached(daemon: &Daemon, paths: &Paths, quiet: bool) -> Result<(), Failure> {
-    make_private(&paths.logs)?;
-    std::fs::create_dir_all(&paths.run).with_context(|| format!("cannot make {}", paths.run.display()))?;
-    let log = paths.logs.join(format!("{}.log", daemon.program));
-    let pid_file = paths.run.join(format!("{}.pid", daemon.program));
+async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
+    let around = daemon.state.parent().unwrap_or(&daemon.state);
+    make_private(around)?;
+    let log = around.join(format!("{}.log", daemon.program));
+    let pid_file = daemon.socket.with_extension("pid");
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.create(true).append(true).read(true).mode(0o600).open(&log);
     let file = file.as_mut().map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", log.display())))?;

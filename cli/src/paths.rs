@@ -16,10 +16,6 @@ pub(crate) struct Paths {
     pub(crate) node_state: PathBuf,
     /// The data directory of mesh-coordinator.
     pub(crate) coordinator_data: PathBuf,
-    /// Logs of daemons started without systemd.
-    pub(crate) logs: PathBuf,
-    /// PID files of daemons started without systemd.
-    pub(crate) run: PathBuf,
 }
 
 impl Paths {
@@ -32,8 +28,6 @@ impl Paths {
             coordinator_socket: globals.coordinator_socket.clone().unwrap_or_else(|| run.join("coordinator.sock")),
             node_state: globals.state_dir.clone().unwrap_or_else(|| state.join("node")),
             coordinator_data: globals.data_dir.clone().unwrap_or_else(|| state.join("coordinator")),
-            logs: state,
-            run,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::join::{Joined, join_node};
 use super::{Context, token};
 use crate::args::Init;
-use crate::daemons::{Beginning, Daemon, Daemons};
+use crate::daemons::{Beginning, Daemon, Daemons, with_daemons};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use mesh_types::{MeshDuration, MeshTime, Role};
@@ -25,17 +25,20 @@ struct Made {
 }
 
 pub(super) async fn run(context: &Context, init: Init) -> Result<Exit, Failure> {
+    with_daemons(init.start.foreground, async |daemons| make(context, init, daemons).await).await
+}
+
+async fn make(context: &Context, init: Init, daemons: &mut Daemons) -> Result<(), Failure> {
     let beginning = Beginning::Bootstrap { overlay: init.overlay, key_ttl: init.default_key_ttl };
     let coordinator = Daemon::coordinator(&context.paths, &init.advertise, init.name.as_ref(), &beginning);
-    let mut daemons = Daemons::default();
-    daemons.ensure(&coordinator, &context.globals, &context.paths, init.start.foreground).await?;
+    daemons.ensure(&coordinator, &context.globals, &context.paths).await?;
     let own = token::create_when_ready(context, Role::Node, OWN_TTL, 1).await?;
     let node = Daemon::node(&context.paths, &init.start);
-    daemons.ensure(&node, &context.globals, &context.paths, init.start.foreground).await?;
+    daemons.ensure(&node, &context.globals, &context.paths).await?;
     let joined = join_node(context, own.token, init.name.as_ref()).await?;
     let others = token::create(context, Role::Node, TOKEN_TTL, TOKEN_USES).await?;
     announce(context, joined, others.token, MeshTime(others.expires_at));
-    daemons.stay().await
+    Ok(())
 }
 
 fn announce(context: &Context, node: Joined, token: String, expires_at: MeshTime) {

@@ -3,7 +3,7 @@
 use super::passphrase::read_secret;
 use super::{Context, token};
 use crate::args::Join;
-use crate::daemons::{Beginning, Daemon, Daemons, make_private};
+use crate::daemons::{Beginning, Daemon, Daemons, make_private, with_daemons};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::reach::{self, ask};
@@ -30,19 +30,22 @@ pub(super) struct Joined {
 }
 
 pub(super) async fn run(context: &Context, join: Join) -> Result<Exit, Failure> {
-    let mut daemons = Daemons::default();
-    let Some(text) = token_text(&join)? else {
-        return without_token(context).await;
+    with_daemons(join.start.foreground, async |daemons| join_with(context, &join, daemons).await).await
+}
+
+async fn join_with(context: &Context, join: &Join, daemons: &mut Daemons) -> Result<(), Failure> {
+    let node = Daemon::node(&context.paths, &join.start);
+    let Some(text) = token_text(join)? else {
+        return without_token(context, &node, daemons).await;
     };
     let token: JoinToken = text.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     check_role(&token, join.coordinator)?;
     let node_token =
-        if join.coordinator { join_coordinator(context, &join, &token, &text, &mut daemons).await? } else { text };
-    let node = Daemon::node(&context.paths, &join.start);
-    daemons.ensure(&node, &context.globals, &context.paths, join.start.foreground).await?;
+        if join.coordinator { join_coordinator(context, join, &token, &text, daemons).await? } else { text };
+    daemons.ensure(&node, &context.globals, &context.paths).await?;
     let joined = join_node(context, node_token, join.name.as_ref()).await?;
     announce(context, &joined);
-    daemons.stay().await
+    Ok(())
 }
 
 fn token_text(join: &Join) -> Result<Option<String>, Failure> {
@@ -55,18 +58,21 @@ fn token_text(join: &Join) -> Result<Option<String>, Failure> {
     Ok(std::env::var(VARIABLE).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()))
 }
 
-/// Joining again needs no token: a member stays one.
-async fn without_token(context: &Context) -> Result<Exit, Failure> {
+/// Joining again needs no token: a member stays one, also while its daemon does not run.
+async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) -> Result<(), Failure> {
     let missing = || {
         Failure::usage(format!(
             "no token: give it as argument, by --token-file or in {VARIABLE}; `meshctl token create` on a coordinator's host makes one"
         ))
     };
-    let Ok(mut client) = reach::node(&context.paths).await else { return Err(missing()) };
-    let status = ask(reach::ANSWER, client.status(StatusRequest {})).await?;
+    if !context.paths.node_state.exists() {
+        return Err(missing());
+    }
+    daemons.ensure(node, &context.globals, &context.paths).await?;
+    let status = ask(reach::ANSWER, reach::node(&context.paths).await?.status(StatusRequest {})).await?;
     let own = status.self_.filter(|own| !own.addresses.is_empty()).ok_or_else(missing)?;
     announce(context, &Joined { id: own.id, name: own.name, addresses: own.addresses, already: true });
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn check_role(token: &JoinToken, coordinator: bool) -> Result<(), Failure> {
@@ -91,12 +97,13 @@ async fn join_coordinator(
     daemons: &mut Daemons,
 ) -> Result<String, Failure> {
     let advertise = if join.advertise.is_empty() { vec![facing(&token.addresses)?] } else { join.advertise.clone() };
-    make_private(&context.paths.logs)?;
-    let token_file = context.paths.logs.join("coordinator.token");
+    let data = &context.paths.coordinator_data;
+    make_private(data.parent().unwrap_or(data))?;
+    let token_file = data.with_extension("token");
     token::write_secret(&token_file, text)?;
     let beginning = Beginning::Join { token_file: token_file.clone() };
     let daemon = Daemon::coordinator(&context.paths, &advertise, join.name.as_ref(), &beginning);
-    let started = daemons.ensure(&daemon, &context.globals, &context.paths, join.start.foreground).await;
+    let started = daemons.ensure(&daemon, &context.globals, &context.paths).await;
     let created = match started {
         Ok(()) => token::create_when_ready(context, Role::Node, OWN_TTL, 1).await,
         Err(failure) => Err(failure),

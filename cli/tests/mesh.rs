@@ -1,0 +1,273 @@
+//! A mesh made by hand, as its user makes it: `init`, `join` and every verb after, with real daemons on hosts of the lab.
+//!
+//! Needs the daemons' programs beside `meshctl`: `cargo test --workspace` builds them, or `cargo build --workspace`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use mesh_cli::lab::{Host, Lab, World};
+use serde_json::Value;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Far above what anything here takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
+    in_lab("a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+
+        let made = first.json(&["init", "--advertise", "192.0.2.1", "--overlay", "10.77.0.0/24"]).await;
+        let token = made["token"].as_str().unwrap();
+        assert_eq!(made["node"]["name"], "first");
+        assert!(made["node"]["addresses"][0].as_str().unwrap().starts_with("10.77.0."));
+        assert!(first.file("meshd.log").exists() && first.file("node.pid").exists());
+        let again = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        assert_eq!((&again["node"]["id"], &again["node"]["already"]), (&made["node"]["id"], &Value::Bool(true)));
+
+        let joined = second.json(&["join", token]).await;
+        assert_eq!((&joined["name"], &joined["already"]), (&"second".into(), &Value::Bool(false)));
+        assert_eq!(second.json(&["join"]).await["id"], joined["id"], "a member needs no token to join again");
+        assert_eq!(second.json(&["join", token]).await["already"], true);
+
+        first.until_it_pings("second").await;
+        let ping = first.json(&["ping", "second", "-c", "3", "-i", "20ms"]).await;
+        assert_eq!((&ping["sent"], &ping["received"]), (&3.into(), &3.into()));
+        assert_eq!(first.run(&["ping", "nobody"]).await.status.code(), Some(7));
+
+        let status = second.json(&["status"]).await;
+        assert_eq!((&status["phase"], &status["self"]["name"]), (&"up".into(), &"second".into()));
+        assert_eq!(status["coordinators"][0]["role"], "leader");
+        assert_eq!((&status["peers"][0]["name"], &status["peers"][0]["path"]), (&"first".into(), &"direct".into()));
+        assert_eq!(second.run(&["status", "--check"]).await.status.code(), Some(0));
+
+        let nodes = first.json(&["node", "list"]).await;
+        assert_eq!(nodes.as_array().unwrap().len(), 2);
+        for field in ["id", "name", "addresses", "public_key", "online", "expires_at", "state"] {
+            assert!(nodes[0].get(field).is_some(), "{field}");
+        }
+        first.done(&["node", "rename", "second", "db-1"]).await;
+        assert_eq!(first.json(&["node", "show", "db-1"]).await["id"], joined["id"]);
+        assert_eq!(first.run(&["node", "show", "second"]).await.status.code(), Some(7));
+        assert_eq!(first.run(&["node", "rename", "db-1", "first"]).await.status.code(), Some(6));
+        assert_eq!(first.run(&["node", "remove", "nobody"]).await.status.code(), Some(7));
+
+        second.done(&["down"]).await;
+        second.done(&["down"]).await;
+        assert_eq!(second.json(&["status"]).await["phase"], "down");
+        assert_eq!(second.run(&["status", "--check"]).await.status.code(), Some(1));
+        second.done(&["up"]).await;
+        second.done(&["up"]).await;
+        second.until_it_pings("first").await;
+
+        second.done(&["leave"]).await;
+        second.done(&["leave"]).await;
+        assert!(second.json(&["status"]).await["self"].is_null());
+        let nodes = first.json(&["node", "list"]).await;
+        let left = nodes.as_array().unwrap().iter().find(|node| node["id"] == joined["id"]).unwrap();
+        assert_eq!(left["state"], "removed");
+    });
+}
+
+#[test]
+fn tokens_run_out_are_revoked_and_keep_to_their_role() {
+    in_lab("tokens_run_out_are_revoked_and_keep_to_their_role", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let third = Machine::new(&mut lab, "third", 3).await;
+        first.json(&["init", "--advertise", "192.0.2.1"]).await;
+
+        let file = first.file("token");
+        let output = file.display().to_string();
+        let created = first.json(&["token", "create", "--uses", "1", "--ttl", "5m", "--output", &output]).await;
+        assert!(created.get("token").is_none(), "what is in a file is not on the screen");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        second.json(&["join", "--token-file", &output]).await;
+        assert_eq!(third.run(&["join", "--token-file", &output]).await.status.code(), Some(6), "it is used up");
+        second.json(&["join", "--token-file", &output]).await;
+
+        let created = first.json(&["token", "create"]).await;
+        let (token, id) = (created["token"].as_str().unwrap(), created["id"].as_str().unwrap());
+        let tokens = first.json(&["token", "list"]).await;
+        assert!(tokens.as_array().unwrap().iter().any(|token| token["id"] == id && token["uses_left"] == 1));
+        first.done(&["token", "revoke", id]).await;
+        assert_eq!(third.run(&["join", token]).await.status.code(), Some(6), "it is revoked");
+
+        let invitation = first.json(&["coordinator", "add"]).await;
+        let token = invitation["token"].as_str().unwrap();
+        assert_eq!(third.run(&["join", token]).await.status.code(), Some(2), "it is for coordinators");
+        let node = first.json(&["token", "create"]).await;
+        let code = third.run(&["join", "--coordinator", node["token"].as_str().unwrap()]).await.status.code();
+        assert_eq!(code, Some(6), "it is for nodes");
+    });
+}
+
+#[test]
+fn three_hosts_become_coordinators_and_hand_leadership_around() {
+    in_lab("three_hosts_become_coordinators_and_hand_leadership_around", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let third = Machine::new(&mut lab, "third", 3).await;
+        first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        let invitation = first.json(&["coordinator", "add", "--uses", "2"]).await;
+        let token = invitation["token"].as_str().unwrap();
+        for machine in [&second, &third] {
+            let joined = machine.json(&["join", "--coordinator", token]).await;
+            assert_eq!(joined["name"], machine.host.name());
+            assert!(!machine.file("coordinator.token").exists(), "the token does not stay on the disk");
+        }
+        first
+            .until("three vote", async || {
+                let all = first.json(&["coordinator", "list"]).await;
+                let roles: Vec<&str> =
+                    all.as_array().unwrap().iter().filter_map(|found| found["role"].as_str()).collect();
+                roles.len() == 3 && roles.iter().all(|role| ["leader", "follower"].contains(role))
+            })
+            .await;
+        let all = first.json(&["coordinator", "list"]).await;
+        let address =
+            |name: &str| all.as_array().unwrap().iter().find(|found| found["name"] == name).unwrap()["address"].clone();
+        assert_eq!(address("second"), "192.0.2.2:8551", "it found the address that faces the mesh");
+
+        third.done(&["coordinator", "transfer-leader", "second"]).await;
+        first.until("the second leads", async || first.role_of("second").await == "leader").await;
+        assert_eq!(first.run(&["coordinator", "transfer-leader", "nobody"]).await.status.code(), Some(7));
+        first.until_it_pings("third").await;
+        assert_eq!(second.json(&["node", "list"]).await.as_array().unwrap().len(), 3);
+    });
+}
+
+#[test]
+fn a_coordinator_out_of_reach_is_told_from_one_that_refuses() {
+    in_lab("a_coordinator_out_of_reach_is_told_from_one_that_refuses", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let made = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        lab.unplug(&first.host).await.unwrap();
+        let output = second.run(&["join", made["token"].as_str().unwrap()]).await;
+        assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("192.0.2.1"), "it names what it tried: {}", text(&output.stderr));
+        lab.plug(&first.host).await.unwrap();
+        second.json(&["join", made["token"].as_str().unwrap()]).await;
+    });
+}
+
+#[test]
+fn in_the_foreground_the_daemons_end_with_their_meshctl() {
+    in_lab("in_the_foreground_the_daemons_end_with_their_meshctl", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let mut child = first.spawn(&["init", "--advertise", "192.0.2.1", "--foreground"]);
+        first.until("the node is up", async || first.run(&["status", "--check"]).await.status.success()).await;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(0));
+        assert_eq!(first.run(&["status"]).await.status.code(), Some(4));
+        assert_eq!(first.run(&["coordinator", "list"]).await.status.code(), Some(4));
+    });
+}
+
+/// A host with a user at its keyboard.
+struct Machine {
+    host: Arc<Host>,
+    directory: PathBuf,
+}
+
+impl Machine {
+    async fn new(lab: &mut Lab, name: &str, number: u8) -> Self {
+        let host = lab.host(name, &[IpAddr::from([192, 0, 2, number])]).await.unwrap();
+        let directory = lab.directory().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        Self { host, directory }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let program = Path::new(env!("CARGO_BIN_EXE_meshctl"));
+        for daemon in ["meshd", "mesh-coordinator"] {
+            let file = program.with_file_name(daemon);
+            assert!(file.exists(), "{} is missing: run `cargo build --workspace` first", file.display());
+        }
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).env_remove("MESH_JOIN_TOKEN");
+        for (option, file) in [
+            ("--socket", "node.sock"),
+            ("--state-dir", "node"),
+            ("--coordinator-socket", "coordinator.sock"),
+            ("--data-dir", "coordinator"),
+        ] {
+            command.arg(option).arg(self.file(file));
+        }
+        command
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> tokio::process::Child {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null());
+        self.host.spawn(command).unwrap()
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.host.spawn(command).unwrap().wait_with_output().await.unwrap()
+    }
+
+    async fn done(&self, arguments: &[&str]) {
+        let output = self.run(arguments).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", text(&output.stderr), self.logs());
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", text(&output.stderr), self.logs());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let deadline = tokio::time::Instant::now() + LIMIT / 4;
+        while !condition().await {
+            assert!(tokio::time::Instant::now() < deadline, "{what}: not so in time{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn until_it_pings(&self, peer: &str) {
+        self.until(peer, async || self.run(&["ping", peer, "-c", "1"]).await.status.success()).await;
+    }
+
+    async fn role_of(&self, coordinator: &str) -> String {
+        let all = self.json(&["coordinator", "list"]).await;
+        let found = all.as_array().unwrap().iter().find(|found| found["name"] == coordinator).unwrap();
+        found["role"].as_str().unwrap().to_owned()
+    }
+
+    /// What the daemons said, for whoever reads why a test failed.
+    fn logs(&self) -> String {
+        let said = ["mesh-coordinator.log", "meshd.log"].map(|log| {
+            let said = std::fs::read_to_string(self.file(log)).unwrap_or_default();
+            format!("\n--- {log} of {}\n{said}", self.host.name())
+        });
+        said.concat()
+    }
+}
+
+fn in_lab(name: &str, test: impl AsyncFnOnce(Lab)) {
+    let Some(world) = World::for_test(name) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let lab = Lab::new(&world).await.unwrap();
+        tokio::time::timeout(LIMIT, test(lab)).await.expect("a mesh is made within two minutes");
+    });
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
