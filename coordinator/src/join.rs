@@ -18,6 +18,7 @@ use mesh_types::{
     CoordinatorId, CoordinatorRecord, Epoch, Fingerprint, Level, MeshConfig, MeshId, MeshTime, NodeName, Overlay, Role,
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tonic::Code;
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for the answer to one attempt.
 const ANSWER: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often is looked for a token file.
+const TOKEN_LOOK: Duration = Duration::from_millis(200);
 
 /// Makes a new mesh in an empty data directory.
 pub(crate) async fn found(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
@@ -98,13 +101,10 @@ pub(crate) fn host_name() -> anyhow::Result<NodeName> {
         .unwrap_or_else(|| "coordinator".parse().expect("it is a label")))
 }
 
-/// The join token from file or environment, if there is one.
-pub(crate) fn token(options: &Serve) -> anyhow::Result<Option<JoinToken>> {
+/// The join token from file or environment, if there is one. A file that is not there yet is waited for.
+pub(crate) async fn token(options: &Serve) -> anyhow::Result<Option<JoinToken>> {
     let text = match &options.join_token_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path);
-            text.with_context(|| format!("cannot read the join token from {}", path.display()))?
-        }
+        Some(path) => token_file(path).await?,
         None => match std::env::var("MESH_JOIN_TOKEN") {
             Ok(text) => text,
             Err(_) => return Ok(None),
@@ -117,6 +117,23 @@ pub(crate) fn token(options: &Serve) -> anyhow::Result<Option<JoinToken>> {
         token.role
     );
     Ok(Some(token))
+}
+
+/// Where containers start all at once, the token is written while this one waits. `meshctl token create --output`
+/// brings it there whole.
+async fn token_file(path: &Path) -> anyhow::Result<String> {
+    let mut told = false;
+    loop {
+        match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(file = %path.display(), "waiting for the join token");
+                }
+                tokio::time::sleep(TOKEN_LOOK).await;
+            }
+            text => return text.with_context(|| format!("cannot read the join token from {}", path.display())),
+        }
+    }
 }
 
 /// Joins a mesh as a further replica. Repeating it after a lost answer gives the same identity.

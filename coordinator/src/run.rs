@@ -58,7 +58,11 @@ const READY: Duration = Duration::from_secs(10);
 /// What keeps the replica from starting or from going on; the message says what to do.
 pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let home = Home::open(&options.data_dir)?;
-    let (standing, disk) = become_replica(&home, &options).await?;
+    let mut stop = std::pin::pin!(stop);
+    let (standing, disk) = tokio::select! {
+        became = become_replica(&home, &options) => became?,
+        () = &mut stop => return Ok(()),
+    };
     let listener = listen(options.listen_address())?;
     let local = LocalListener::bind(&options.socket, access(&options)?).await?;
     let (replica, mut tasks) = start(&home, &standing, disk, &options).await?;
@@ -90,7 +94,7 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
     ready(&replica, &options);
 
     let ended = tokio::select! {
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
         reason = failure.failed() => Err(anyhow::anyhow!("raft stopped: {reason}")),
         Some(ended) = tasks.join_next() => match ended {
             Ok(Ok(())) => Err(anyhow::anyhow!("a part of this coordinator ended")),
@@ -111,7 +115,7 @@ async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standin
     if options.bootstrap {
         return join::found(home, options).await;
     }
-    match join::token(options)? {
+    match join::token(options).await? {
         Some(token) => join::join(home, options, &token).await,
         None => bail!(
             "{} is empty: make a new mesh with --bootstrap, or join one with --join-token-file or MESH_JOIN_TOKEN (a \
