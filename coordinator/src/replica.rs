@@ -21,6 +21,8 @@ use tonic::Code;
 
 /// How long a write may take: an election, twice, and the write itself. Whoever asks waits a little longer.
 pub(crate) const WRITE: Duration = Duration::from_secs(6);
+/// How long a leader may take with a forwarded write before another is looked for. Asking it again does it once.
+const FORWARD: Duration = Duration::from_secs(2);
 /// How long a consistent read waits before it is answered with what is there.
 const READ: Duration = Duration::from_secs(2);
 /// Pause before a write that met no leader is tried again.
@@ -132,7 +134,7 @@ impl Replica {
             mesh: Bytes::copy_from_slice(self.mesh.as_bytes()),
             command: proposal.encode().into(),
         };
-        let answer = self.peers.call(leader, WRITE, |mut client| async move { client.propose(request).await }).await;
+        let answer = self.peers.call(leader, FORWARD, |mut client| async move { client.propose(request).await }).await;
         match answer {
             Ok(answer) => Reply::decode(&answer.reply).map_err(|error| {
                 Attempt::Final(WriteError::Refused(tonic::Status::internal(format!(

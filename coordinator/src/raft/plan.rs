@@ -67,7 +67,7 @@ fn wanted_voters(now: &Situation) -> BTreeSet<u64> {
 
 /// The first of `ranked`, as many as make an odd number.
 fn odd(ranked: Vec<u64>) -> BTreeSet<u64> {
-    let count = if ranked.len() % 2 == 0 { ranked.len().saturating_sub(1) } else { ranked.len() };
+    let count = if ranked.len().is_multiple_of(2) { ranked.len().saturating_sub(1) } else { ranked.len() };
     ranked.into_iter().take(count).collect()
 }
 

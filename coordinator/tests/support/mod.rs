@@ -201,8 +201,8 @@ pub async fn mesh(root: &Path, count: usize) -> Vec<Coordinator> {
 pub async fn leader(all: &mut [Coordinator]) -> usize {
     let begun = Instant::now();
     loop {
-        for index in 0..all.len() {
-            let listed = all[index].coordinators().await;
+        for (index, one) in all.iter_mut().enumerate() {
+            let listed = one.coordinators().await;
             let leads = listed.coordinators.iter().find(|one| one.role == "leader");
             if leads.is_some_and(|one| one.record.as_ref().unwrap().id == listed.this) {
                 return index;
