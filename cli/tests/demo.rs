@@ -13,7 +13,7 @@ use std::time::Duration;
 #[test]
 fn every_step_of_the_demo_holds() {
     let place = tempfile::tempdir().unwrap();
-    let output = demo(place.path()).arg("--json").output().unwrap();
+    let output = demo(place.path()).arg("--json").stdout(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
     let steps = report["steps"].as_array().unwrap();

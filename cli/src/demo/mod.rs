@@ -44,7 +44,7 @@ fn outside() -> Result<Exit, Failure> {
     let program = std::env::current_exe().context("cannot find the own program")?;
     let mut command = World::command(way, &program, directory.path()).context("cannot make a world")?;
     command.args(std::env::args_os().skip(1));
-    // Taken by `watch`, one at a time; the inside starts with none blocked.
+    // Taken by `watch`, one at a time. The inside inherits that, and lets them through again.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD]);
     signals.thread_block().context("cannot hold signals back")?;
     let guard = command.spawn().context("cannot make a world")?;
@@ -72,15 +72,16 @@ fn watch(mut guard: Child, directory: &Path) -> Result<(ExitStatus, bool), Failu
         if let Some(status) = guard.try_wait().context("cannot wait for the world")? {
             return Ok((status, deadline.is_some()));
         }
-        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            guard.kill().context("cannot end the world")?;
+        let overdue = deadline.is_some_and(|deadline| Instant::now() > deadline);
+        if !next_signal(&signals) && !overdue {
+            continue;
         }
-        if next_signal(&signals) {
-            deadline = deadline.or_else(|| Some(Instant::now() + STOP));
-            if let Some(first) = World::init_pid(directory) {
-                // If it has ended by now, the guard ends too.
-                let _ = kill(Pid::from_raw(first), Signal::SIGINT);
-            }
+        deadline = deadline.or_else(|| Some(Instant::now() + STOP));
+        let signal = if overdue { Signal::SIGKILL } else { Signal::SIGINT };
+        match World::init_pid(directory) {
+            // If it has ended by now, the guard ends too: after everything else in the world.
+            Some(first) => drop(kill(Pid::from_raw(first), signal)),
+            None => guard.kill().context("cannot end the world")?,
         }
     }
 }
@@ -96,6 +97,7 @@ fn next_signal(signals: &SigSet) -> bool {
 }
 
 fn inside(world: &World, globals: &Globals, demo: &Demo) -> Result<Exit, Failure> {
+    SigSet::empty().thread_set_mask().context("cannot let signals through")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.context("cannot start")?;
     let exit = runtime.block_on(async {
