@@ -216,3 +216,30 @@ async fn one_survivor_recovers_and_the_others_are_shut_out() {
     assert_eq!(other.wait(), Some(1));
     assert!(other.log().contains("removed from the mesh"), "{}", other.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_the_replica_with_the_reason_and_costs_no_acknowledged_write() {
+    let root = tempfile::tempdir().unwrap();
+    let mut all = mesh(root.path(), 1).await;
+    let one = &mut all[0];
+    one.terminate();
+    let size = std::fs::metadata(one.data_dir().join("raft.redb")).unwrap().len();
+    one.start_on_full_disk(size);
+    let mut acknowledged = 0;
+    let mut admin = one.admin().await;
+    // Every token is a record of some hundred bytes; the file has little room left, or none.
+    for _ in 0..2_000 {
+        let request = v1::CreateTokenRequest { role: "node".into(), ttl: 3_600_000, uses: 1, ..Default::default() };
+        match admin.create_token(request).await {
+            Ok(_) => acknowledged += 1,
+            Err(_) => break,
+        }
+    }
+    assert_eq!(one.wait(), Some(1));
+    assert!(one.log().contains("Raft store cannot be written"), "{}", one.log());
+    one.start(&[]);
+    leader(std::slice::from_mut(one)).await;
+    let tokens = one.admin().await.list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
+    // The one coordinator token of the mesh, and what was acknowledged; what was under way may be there too.
+    assert!(tokens.len() > acknowledged, "{} of {acknowledged}", tokens.len());
+}

@@ -49,6 +49,23 @@ impl Coordinator {
         self.child = Some(child);
     }
 
+    /// Starts it so that none of its files grows beyond this many bytes: writing more fails, as on a full disk.
+    pub fn start_on_full_disk(&mut self, bytes: u64) {
+        let coordinator = self.command(&[]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("log")).unwrap();
+        // The shell counts in blocks of 512 bytes; the signal is ignored, so that the call fails instead.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes.div_ceil(512));
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).arg(coordinator.get_program()).args(coordinator.get_args());
+        for (name, value) in coordinator.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        self.child = Some(shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
     /// Starts it, waits until it ends, and gives its exit code and what it said.
     pub fn start_and_fail(&mut self, more: &[&str]) -> (Option<i32>, String) {
         let output = self.command(more).output().unwrap();
