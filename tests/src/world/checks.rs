@@ -3,14 +3,17 @@
 use super::World;
 use super::mesh_time;
 use super::network::Host;
+use mesh_node_core::clock::Trust;
 use mesh_node_core::device::{DeviceUpdate, PeerChange};
-use mesh_types::PublicKey;
+use mesh_types::{MeshDuration, NodeRecord, PublicKey};
 use std::collections::BTreeSet;
 
 /// Time for everything to come to rest: sessions again, presence spread, WireGuard's longest retry, slow dumps.
 const REST: u64 = 60_000;
 /// One of so many pings must be answered at rest.
 const PINGS: u32 = 3;
+/// How late a deadline may be enforced: the tick that brought the time was under way, and timers are looked at in steps.
+const GRACE: MeshDuration = MeshDuration(500);
 
 impl World {
     /// A node never goes back in revision, also not over a restart.
@@ -38,6 +41,22 @@ impl World {
         }
     }
 
+    /// Nobody with a clock to rely on talks to a peer beyond the deadline that it holds, coordinators or not.
+    pub(super) fn check_deadlines(&self) {
+        for (number, machine) in self.machines.iter().enumerate() {
+            let Some(node) = &machine.node else { continue };
+            if node.status(machine.now(self.now())).trust != Trust::Heard {
+                continue;
+            }
+            let records = node.cache().netmap.iter().flat_map(|netmap| netmap.nodes.values());
+            let overdue = |record: &&NodeRecord| record.expires_at + GRACE < mesh_time(self.now());
+            for record in records.filter(overdue) {
+                let shown = machine.device.peers().any(|key| *key == record.public_key);
+                self.check(!shown, || format!("node {number} shows {} beyond its deadline", record.name));
+            }
+        }
+    }
+
     /// A peer goes only by removal, by its deadline, or because the node itself is out.
     fn check_reason(&self, machine: usize, key: &PublicKey) {
         let member = self.cluster.truth.nodes().find(|record| record.public_key == *key);
@@ -45,7 +64,8 @@ impl World {
         let expired = member.is_some_and(|record| record.expires_at <= mesh_time(self.now()));
         let own_expired = own.is_none_or(|record| record.expires_at <= mesh_time(self.now()));
         let rekeyed = self.machines.iter().all(|machine| machine.record.public_key != *key);
-        self.check(member.is_none() || expired || own_expired || rekeyed, || {
+        let misled = self.machines[machine].clock_jumped;
+        self.check(member.is_none() || expired || own_expired || rekeyed || misled, || {
             format!("node {machine} drops peer {key}, which is a member with a running lease")
         });
     }
@@ -94,7 +114,10 @@ impl World {
             .filter(|record| record.id != subject.record.id && record.expires_at > now)
             .map(|record| record.public_key)
             .collect();
-        self.check(shown == wanted, || format!("node {machine} shows {shown:?}, the registry wants {wanted:?}"));
+        self.check(shown == wanted, || {
+            let (status, own) = (node.status(subject.now(self.now())), self.cluster.truth.node(subject.record.id));
+            format!("node {machine} shows {shown:?}, the registry wants {wanted:?}\n  own record {own:?}\n  {status:?}")
+        });
     }
 
     fn check_reachability(&mut self) {

@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Without a leader for this long, a replica is stale.
 const STALE: u64 = 3_000;
 
+/// Short enough that leases end while a node is cut off.
+const KEY_TTL: MeshDuration = MeshDuration::from_secs(240);
+
 /// The token that every node of the world joins with.
 pub const TOKEN: TokenId = TokenId::from_bytes([7; 8]);
 
@@ -58,7 +61,7 @@ impl Cluster {
                 .expect("a usable range"),
             authority: Certificate(vec![1]),
             epoch: Epoch { counter: 1, id: 1 },
-            key_ttl: MeshDuration::from_secs(30 * 86_400),
+            key_ttl: KEY_TTL,
             coordinator: coordinator(1),
         });
         let replica = || Replica {

@@ -33,6 +33,8 @@ pub struct Machine {
     pub session: Option<(SessionId, CoordinatorId)>,
     /// Milliseconds that the host's wall clock is ahead of the right time.
     pub skew: i64,
+    /// Whether its wall clock ever jumped: then it may see deadlines early when it starts without a coordinator.
+    pub clock_jumped: bool,
     /// The highest revision that it ever held, to see that it never goes back.
     pub highest: Revision,
     /// Whether the core said that it was removed.
@@ -87,6 +89,7 @@ impl Machine {
             disk: Vec::new(),
             session: None,
             skew: 0,
+            clock_jumped: false,
             highest: Revision::NONE,
             removed: false,
             expelled: false,

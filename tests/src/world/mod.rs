@@ -213,6 +213,7 @@ impl World {
         self.watch_streams();
         self.carry_out_hub_actions();
         if self.now.is_multiple_of(1_000) {
+            self.check_deadlines();
             for machine in 0..self.machines.len() {
                 let own = self.network.address(Host::Node(machine)).expect("every machine has one");
                 let (rng, now) = (&mut self.rng, self.now);

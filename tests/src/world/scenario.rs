@@ -114,5 +114,6 @@ impl World {
         let hours = i64::try_from(self.rng.below(49)).expect("small") - 24;
         self.note(format_args!("the clock of node {machine} is now {hours} hours ahead"));
         self.machines[machine].skew = hours * 3_600_000;
+        self.machines[machine].clock_jumped = true;
     }
 }

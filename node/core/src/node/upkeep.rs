@@ -21,6 +21,8 @@ const RENEW_RETRY_LONGEST: Duration = Duration::from_secs(600);
 pub(super) struct Upkeep {
     stored: Option<BootTime>,
     elsewhere: Option<BootTime>,
+    /// Whether the session's coordinator had contact to a leader when last looked.
+    fresh: bool,
     key: Renewal,
     certificate: Renewal,
 }
@@ -41,6 +43,12 @@ impl Renewal {
         }
     }
 
+    /// Past tries failed for a reason that is gone: tries again after `wait`.
+    fn encourage(&mut self, wait: Duration, now: BootTime) {
+        self.tries = 0;
+        self.not_before = self.not_before.min(now + wait);
+    }
+
     /// The wait after one more try.
     fn wait(&mut self) -> Duration {
         let wait = RENEW_RETRY.saturating_mul(1 << self.tries.min(10)).min(RENEW_RETRY_LONGEST);
@@ -52,6 +60,7 @@ impl Renewal {
 impl Node {
     pub(super) fn keep_up(&mut self, now: Now) {
         self.store_clock(now);
+        self.notice_leader(now);
         self.renew_key(now);
         self.renew_certificate(now);
         self.look_elsewhere(now);
@@ -118,6 +127,17 @@ impl Node {
             self.upkeep.certificate.not_before = now.boot + self.random.jitter(wait);
             self.actions.push_back(Action::RenewCertificate);
         }
+    }
+
+    /// When a leader is back, a renewal that had to wait for one waits no longer; not all nodes at the same moment.
+    fn notice_leader(&mut self, now: Now) {
+        let status = self.session.as_ref().and_then(|s| s.welcomed.as_ref()).map(|(_, status)| status);
+        let fresh = status.is_some_and(|status| status.fresh);
+        if fresh && !self.upkeep.fresh {
+            let wait = Duration::from_micros(self.random.next() % 1_000_000);
+            self.upkeep.key.encourage(wait, now.boot);
+        }
+        self.upkeep.fresh = fresh;
     }
 
     fn look_elsewhere(&mut self, now: Now) {
