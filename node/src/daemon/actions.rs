@@ -14,7 +14,7 @@ impl Daemon {
         let mut records = Vec::new();
         let mut removed = false;
         if let Life::Member(member) = &mut self.life {
-            member.keep_session(clock::now());
+            member.keep_session(&self.underlay, clock::now());
         }
         while let Life::Member(member) = &mut self.life {
             let action = member.node.poll_action();
@@ -39,7 +39,7 @@ impl Daemon {
         if removed {
             self.removed();
         } else if let Life::Member(member) = &mut self.life {
-            member.keep_session(clock::now());
+            member.keep_session(&self.underlay, clock::now());
         }
     }
 

@@ -18,6 +18,7 @@ use mesh_types::netmap::Certificate;
 use mesh_types::session::Hello;
 use mesh_types::{CoordinatorId, MeshConfig};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -112,14 +113,12 @@ impl Member {
     }
 
     /// A session as long as the interface is wanted, and none while it is not.
-    pub(crate) fn keep_session(&mut self, now: Now) {
+    pub(crate) fn keep_session(&mut self, underlay: &[IpAddr], now: Now) {
         let wanted = self.node.cache().intent == Intent::Up;
         if wanted && self.session.is_none() {
-            self.session = Some(Session::spawn(Opener {
-                dialer: self.dialer.clone(),
-                places: self.places.subscribe(),
-                hello: self.hello.subscribe(),
-            }));
+            let opener =
+                Opener { dialer: self.dialer.clone(), places: self.places.subscribe(), hello: self.hello.subscribe() };
+            self.session = Some(Session::spawn(opener, underlay.to_vec()));
         } else if !wanted && self.session.take().is_some() {
             self.unreachable = None;
             self.closed(now);

@@ -51,7 +51,7 @@ enum Life {
     /// A member.
     Member(Box<Member>),
     /// Removed by an operator; the membership is kept in case they allow it again.
-    Removed(Membership),
+    Removed(Box<Membership>),
 }
 
 /// Something that happened.
@@ -67,7 +67,7 @@ enum Event {
 /// What a task reports at its end.
 enum Outcome {
     Token(Result<JoinToken, Failure>),
-    Joined { result: Result<Membership, JoinError>, by_file: bool },
+    Joined { result: Result<Box<Membership>, JoinError>, by_file: bool },
     RenewedKey(Option<MeshTime>),
     RenewedCertificate(Option<(Certificate, Certificate)>),
     Left(Result<(), crate::ask::AskError>),
@@ -150,7 +150,7 @@ impl Daemon {
             }
             Some(membership) => {
                 warn!(node = %membership.record.name, "this node was removed from the mesh");
-                self.life = Life::Removed(membership);
+                self.life = Life::Removed(Box::new(membership));
             }
             None => self.wait_for_token(),
         }
@@ -288,7 +288,7 @@ impl Daemon {
         let asked = Join { token, name: wish, keys: self.keys.clone(), ground: self.host.ground(), fwmark };
         self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
-            Outcome::Joined { result, by_file }
+            Outcome::Joined { result: result.map(Box::new), by_file }
         });
     }
 }

@@ -81,7 +81,7 @@ impl Daemon {
                 let mut membership = membership.clone();
                 membership.standing = Standing::Member;
                 self.state.save_membership(&membership)?;
-                self.steps.push(Step::BecomeMember { membership: Box::new(membership), fresh: false });
+                self.steps.push(Step::BecomeMember { membership, fresh: false });
                 Ok(())
             }
             Life::Removed(_) => Ok(()),

@@ -76,10 +76,7 @@ impl Daemon {
                 let now = clock::now();
                 info!(node = %name, mesh = %member.membership.mesh(), port = member.listen_port, "a member of the mesh");
                 member.node.handle_underlay(self.underlay.clone(), now);
-                member.keep_session(now);
-                if let Some(session) = &member.session {
-                    session.underlay(self.underlay.clone());
-                }
+                member.keep_session(&self.underlay, now);
                 self.life = Life::Member(Box::new(member));
                 if fresh {
                     self.patience = Some(Instant::now() + FIRST_NETMAP);
@@ -93,9 +90,9 @@ impl Daemon {
     }
 
     /// What a join led to.
-    pub(super) fn handle_joined(&mut self, membership: Membership) {
+    pub(super) fn handle_joined(&mut self, membership: Box<Membership>) {
         match self.state.save_membership(&membership) {
-            Ok(()) => self.steps.push(Step::BecomeMember { membership: Box::new(membership), fresh: true }),
+            Ok(()) => self.steps.push(Step::BecomeMember { membership, fresh: true }),
             Err(error) => self.join_failed(Refusal::State(error), false),
         }
     }
@@ -104,7 +101,7 @@ impl Daemon {
         warn!(error = %refusal, "not joined");
         self.steps.push(Step::TakeDown);
         self.life = match self.state.membership() {
-            Ok(Some(membership)) => Life::Removed(membership),
+            Ok(Some(membership)) => Life::Removed(Box::new(membership)),
             _ => Life::New,
         };
         if by_file {
@@ -170,7 +167,7 @@ impl Daemon {
         if let Err(error) = self.state.save_membership(&membership) {
             error!(%error, "that this node was removed could not be kept");
         }
-        self.life = Life::Removed(membership);
+        self.life = Life::Removed(Box::new(membership));
     }
 
     pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Now) {

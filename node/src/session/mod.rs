@@ -66,13 +66,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Begins to dial at once.
-    pub(crate) fn spawn(opener: Opener) -> Self {
+    /// Begins to dial at once, from a host with these addresses.
+    pub(crate) fn spawn(opener: Opener, addresses: Vec<IpAddr>) -> Self {
         let (orders, ordered) = mpsc::channel(ORDERS);
         // As bounded as the coordinator's queue: when the loop is slow, TCP holds the coordinator back.
         let (told, news) = mpsc::channel(limits::SESSION_QUEUE);
-        let task =
-            tokio::spawn(Keeper { opener, orders: ordered, news: told, addresses: Vec::new(), avoid: None }.run());
+        let task = tokio::spawn(Keeper { opener, orders: ordered, news: told, addresses, avoid: None }.run());
         Self { orders, news, task }
     }
 

@@ -9,11 +9,15 @@ fn mode(path: &Path) -> u32 {
 fn membership() -> Membership {
     let overlay = Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00:7::/48".parse().unwrap()).unwrap();
     Membership {
-        node: NodeId::from_bytes([7; 16]),
-        name: "alpha".parse().unwrap(),
-        addresses: overlay
-            .addresses(1)
-            .unwrap_or(OverlayAddresses { v4: "10.7.0.1".parse().unwrap(), v6: "fd00:7::1".parse().unwrap() }),
+        record: NodeRecord {
+            id: NodeId::from_bytes([7; 16]),
+            name: "alpha".parse().unwrap(),
+            public_key: PublicKey::from_bytes([1; 32]),
+            identity_key: IdentityKey::from_bytes([2; 32]),
+            addresses: overlay.addresses(1).unwrap(),
+            expires_at: MeshTime(1),
+            revision: Revision(1),
+        },
         certificate: Certificate(vec![1, 2, 3]),
         authority: Certificate(vec![4]),
         config: MeshConfig {
