@@ -143,6 +143,64 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
 }
 
 #[test]
+fn a_mesh_outlives_its_only_coordinator_by_a_snapshot() {
+    in_lab("a_mesh_outlives_its_only_coordinator_by_a_snapshot", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let spare = Machine::new(&mut lab, "spare", 2).await;
+        let made = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        let (file, pass) = (first.file("backup").display().to_string(), first.file("pass").display().to_string());
+        let snapshot = ["coordinator", "snapshot", &file, "--passphrase-file", &pass];
+        assert_eq!(first.run(&snapshot).await.status.code(), Some(1), "there is no passphrase yet");
+        assert_eq!(first.run(&snapshot[..3]).await.status.code(), Some(2), "there is none at all");
+        std::fs::write(&pass, "correct horse battery staple\n").unwrap();
+        first.done(&snapshot).await;
+        assert_eq!(Path::new(&file).metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(first.run(&snapshot).await.status.code(), Some(1), "a snapshot is never written over");
+
+        first.stop("coordinator").await;
+        std::fs::remove_dir_all(first.file("coordinator")).unwrap();
+        let restore = ["coordinator", "restore", &file, "--advertise", "192.0.2.2", "--passphrase-file", &pass];
+        spare.done(&restore).await;
+        assert_ne!(spare.run(&restore).await.status.code(), Some(0), "what is there is not written over");
+        let again = spare.json(&["init", "--advertise", "192.0.2.2"]).await;
+        assert_eq!(again["node"]["name"], "spare");
+        let nodes = spare.json(&["node", "list"]).await;
+        let kept = nodes.as_array().unwrap().iter().find(|node| node["name"] == "first").unwrap();
+        assert_eq!(kept["id"], made["node"]["id"]);
+    });
+}
+
+#[test]
+fn the_last_of_three_coordinators_goes_on_alone_once_it_is_told_to() {
+    in_lab("the_last_of_three_coordinators_goes_on_alone_once_it_is_told_to", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let third = Machine::new(&mut lab, "third", 3).await;
+        first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        let invitation = first.json(&["coordinator", "add", "--uses", "2"]).await;
+        for machine in [&second, &third] {
+            machine.json(&["join", "--coordinator", invitation["token"].as_str().unwrap()]).await;
+        }
+        first.until("three vote", async || first.votes().await == 3).await;
+
+        assert_eq!(third.run(&["coordinator", "recover"]).await.status.code(), Some(6), "it runs");
+        first.kill("coordinator").await;
+        second.kill("coordinator").await;
+        third
+            .until("the quorum is missed", async || third.run(&["token", "create"]).await.status.code() == Some(5))
+            .await;
+        assert_eq!(third.json(&["node", "list"]).await.as_array().unwrap().len(), 3, "reading needs no quorum");
+
+        third.stop("coordinator").await;
+        third.done(&["coordinator", "recover"]).await;
+        third.json(&["init", "--advertise", "192.0.2.3"]).await;
+        third.until("it votes alone", async || third.votes().await == 1).await;
+        third.done(&["token", "create"]).await;
+        third.until_it_pings("first").await;
+    });
+}
+
+#[test]
 fn a_coordinator_out_of_reach_is_told_from_one_that_refuses() {
     in_lab("a_coordinator_out_of_reach_is_told_from_one_that_refuses", async |mut lab| {
         let first = Machine::new(&mut lab, "first", 1).await;
@@ -247,6 +305,34 @@ impl Machine {
         let all = self.json(&["coordinator", "list"]).await;
         let found = all.as_array().unwrap().iter().find(|found| found["name"] == coordinator).unwrap();
         found["role"].as_str().unwrap().to_owned()
+    }
+
+    /// How many coordinators vote.
+    async fn votes(&self) -> usize {
+        let all = self.json(&["coordinator", "list"]).await;
+        let roles = all.as_array().unwrap().iter().filter_map(|found| found["role"].as_str());
+        roles.filter(|role| ["leader", "follower"].contains(role)).count()
+    }
+
+    async fn stop(&self, daemon: &str) {
+        self.end(daemon, nix::sys::signal::Signal::SIGTERM).await;
+    }
+
+    async fn kill(&self, daemon: &str) {
+        self.end(daemon, nix::sys::signal::Signal::SIGKILL).await;
+    }
+
+    /// Ends a daemon that `meshctl` has started, and waits until it is gone.
+    async fn end(&self, daemon: &str, signal: nix::sys::signal::Signal) {
+        let pid = std::fs::read_to_string(self.file(&format!("{daemon}.pid"))).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+        // An orphan of this world's first process, which is this one: nobody else waits for it.
+        self.until("the daemon has ended", async || {
+            use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+            !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+        })
+        .await;
     }
 
     /// What the daemons said, for whoever reads why a test failed.
