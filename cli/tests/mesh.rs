@@ -143,6 +143,32 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
 }
 
 #[test]
+fn a_removed_node_stays_out_until_it_is_allowed_again() {
+    in_lab("a_removed_node_stays_out_until_it_is_allowed_again", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let made = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        let token = made["token"].as_str().unwrap();
+        let joined = second.json(&["join", token]).await;
+        first.until_it_pings("second").await;
+
+        first.done(&["node", "remove", "second"]).await;
+        first.done(&["node", "remove", "second"]).await;
+        first.until("it has no peer", async || first.json(&["status"]).await["peers"] == serde_json::json!([])).await;
+        second.until("it is down", async || !second.run(&["status", "--check"]).await.status.success()).await;
+        assert_eq!(second.run(&["join", token]).await.status.code(), Some(6), "it kept its keys, and they are barred");
+        second.stop("node").await;
+        assert_ne!(second.run(&["join", token]).await.status.code(), Some(0), "nor does a restart help");
+        assert_eq!(first.json(&["status"]).await["peers"], serde_json::json!([]));
+
+        let id = joined["id"].as_str().unwrap();
+        first.done(&["node", "allow", id]).await;
+        second.done(&["join", token]).await;
+        first.until_it_pings("second").await;
+    });
+}
+
+#[test]
 fn a_mesh_outlives_its_only_coordinator_by_a_snapshot() {
     in_lab("a_mesh_outlives_its_only_coordinator_by_a_snapshot", async |mut lab| {
         let first = Machine::new(&mut lab, "first", 1).await;
