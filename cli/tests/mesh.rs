@@ -143,6 +143,16 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
 }
 
 #[test]
+fn the_first_node_joins_also_where_the_advertised_address_is_one_for_others_only() {
+    in_lab("the_first_node_joins_also_where_the_advertised_address_is_one_for_others_only", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let made = first.json(&["init", "--advertise", "203.0.113.10"]).await;
+        assert_eq!(made["node"]["name"], "first");
+        assert_eq!(first.json(&["coordinator", "list"]).await[0]["address"], "203.0.113.10:8551");
+    });
+}
+
+#[test]
 fn a_removed_node_stays_out_until_it_is_allowed_again() {
     in_lab("a_removed_node_stays_out_until_it_is_allowed_again", async |mut lab| {
         let first = Machine::new(&mut lab, "first", 1).await;

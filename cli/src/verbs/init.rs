@@ -1,6 +1,6 @@
 //! `meshctl init`: the first coordinator and the first node of a new mesh, on this host.
 
-use super::join::{Joined, join_node};
+use super::join::{Joined, by_way_of_loopback, join_node};
 use super::{Context, token};
 use crate::args::Init;
 use crate::daemons::{Beginning, Daemon, Daemons, with_daemons};
@@ -35,7 +35,8 @@ async fn make(context: &Context, init: Init, daemons: &mut Daemons) -> Result<()
     let own = token::create_when_ready(context, Role::Node, OWN_TTL, 1).await?;
     let node = Daemon::node(&context.paths, &init.start);
     daemons.ensure(&node, &context.globals, &context.paths).await?;
-    let joined = join_node(context, own.token, init.name.as_ref()).await?;
+    let own_token = by_way_of_loopback(&own.token, &init.advertise);
+    let joined = join_node(context, own_token, init.name.as_ref()).await?;
     let others = token::create(context, Role::Node, TOKEN_TTL, TOKEN_USES).await?;
     announce(context, joined, others.token, MeshTime(others.expires_at));
     Ok(())

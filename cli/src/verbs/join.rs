@@ -11,7 +11,7 @@ use mesh_proto::v1::{LocalJoinRequest, StatusRequest};
 use mesh_types::coordinator::{DEFAULT_COORDINATOR_PORT, Host};
 use mesh_types::{CoordinatorAddress, JoinToken, MeshDuration, NodeName, Role};
 use serde::Serialize;
-use std::net::{ToSocketAddrs as _, UdpSocket};
+use std::net::{Ipv4Addr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
 
 /// The variable that may hold the token.
@@ -109,7 +109,15 @@ async fn join_coordinator(
         Err(failure) => Err(failure),
     };
     forget(&token_file);
-    Ok(created?.token)
+    Ok(by_way_of_loopback(&created?.token, &advertise))
+}
+
+/// The same token with this host's own coordinator first: the address it advertises may be one that only others reach.
+pub(super) fn by_way_of_loopback(token: &str, advertise: &[CoordinatorAddress]) -> String {
+    let Ok(mut token) = token.parse::<JoinToken>() else { return token.to_owned() };
+    let port = advertise.first().map_or(DEFAULT_COORDINATOR_PORT, |address| address.port);
+    token.addresses.insert(0, CoordinatorAddress { host: Host::Ip(Ipv4Addr::LOCALHOST.into()), port });
+    token.to_string()
 }
 
 fn forget(token_file: &Path) {
@@ -159,5 +167,20 @@ mod tests {
     fn the_address_that_faces_the_coordinators_is_the_own_one_there() {
         let own = facing(&["127.0.0.1:1".parse().unwrap()]).unwrap();
         assert_eq!(own.to_string(), "127.0.0.1:8551");
+    }
+
+    #[test]
+    fn the_own_node_asks_the_own_coordinator_first() {
+        let token = JoinToken {
+            role: Role::Node,
+            mesh: mesh_types::MeshId::from_bytes([1; 16]),
+            authority: mesh_types::Fingerprint::from_bytes([2; 32]),
+            id: mesh_types::TokenId::from_bytes([3; 8]),
+            secret: mesh_types::TokenSecret::from_bytes([4; 20]),
+            addresses: vec!["203.0.113.10:7".parse().unwrap()],
+        };
+        let changed: JoinToken = by_way_of_loopback(&token.to_string(), &token.addresses).parse().unwrap();
+        assert_eq!(changed.addresses, ["127.0.0.1:7".parse().unwrap(), "203.0.113.10:7".parse().unwrap()]);
+        assert_eq!(JoinToken { addresses: token.addresses.clone(), ..changed }, token);
     }
 }
