@@ -133,6 +133,15 @@ impl Stage {
         Ok(Traffic { flows })
     }
 
+    /// The same for steps that must lose nothing: starts when everyone has just reached everyone, so that no loss of the
+    /// step before is counted.
+    pub(super) async fn ping_settled(&self, among: &[usize], interval: Duration) -> Result<Traffic> {
+        self.ping_among(among, interval)?.answered().await?;
+        let mut traffic = self.ping_among(among, interval)?;
+        traffic.answered().await?;
+        Ok(traffic)
+    }
+
     /// Pings from one node to another.
     pub(super) fn ping_between(&self, pairs: &[(usize, usize)], interval: Duration) -> Result<Traffic> {
         let mut flows = Vec::new();
