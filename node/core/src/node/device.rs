@@ -37,6 +37,8 @@ pub(super) struct Look {
     /// Look as soon as nothing is under way.
     pub(super) wanted: bool,
     next: Option<BootTime>,
+    /// The last operation failed: nothing is asked of the device before this, however much it is wanted.
+    not_before: Option<BootTime>,
     /// The next deadline of a key.
     expiry: Option<MeshTime>,
 }
@@ -114,7 +116,8 @@ impl Node {
         let mut aims = std::mem::take(&mut self.look.aiming);
         aims.append(&mut self.look.aims);
         self.look.aims = aims;
-        self.look.next = Some(now.boot + self.random.jitter(RETRY));
+        let again = now.boot + self.random.jitter(RETRY);
+        (self.look.next, self.look.not_before) = (Some(again), Some(again));
     }
 
     /// Looks again before long: something was done whose effect the device shows.
@@ -161,10 +164,8 @@ impl Node {
     pub(super) fn reconcile(&mut self, now: Now) {
         let mesh_time = self.clock.now(now);
         let expired = self.look.expiry.is_some_and(|at| at <= mesh_time);
-        let Some(actual) = self.actual.as_ref().filter(|_| (self.look.changed || expired) && !self.is_operating())
-        else {
-            return;
-        };
+        let may = (self.look.changed || expired) && !self.is_operating() && !self.is_resting(now);
+        let Some(actual) = self.actual.as_ref().filter(|_| may) else { return };
         let desired = self.desired(actual, mesh_time);
         let mut update = diff(&desired, actual);
         let again = self.look.aims.iter().filter(|(_, aim)| aim.recreate);
@@ -191,7 +192,7 @@ impl Node {
     /// Asks for a look at the device, if it is time and nothing is under way.
     pub(super) fn look_if_due(&mut self, now: Now) {
         let due = self.look.wanted || self.look.next.is_some_and(|next| next <= now.boot);
-        if due && self.is_up() && !self.is_operating() {
+        if due && self.is_up() && !self.is_operating() && !self.is_resting(now) {
             self.look.wanted = false;
             self.look.next = None;
             self.actions.push_back(Action::Read);
@@ -203,7 +204,8 @@ impl Node {
     pub(super) fn device_due(&self, now: Now) -> Option<BootTime> {
         let look = self.look.next.filter(|_| self.is_up() && !self.is_operating());
         let expiry = self.look.expiry.filter(|_| self.actual.is_some() && !self.is_operating());
-        look.into_iter().chain(expiry.map(|at| self.clock.boot_at(at, now))).min()
+        let due = look.into_iter().chain(expiry.map(|at| self.clock.boot_at(at, now))).min();
+        due.map(|at| self.look.not_before.map_or(at, |rest| rest.max(at)))
     }
 
     fn operate(&mut self, kind: Kind) {
@@ -212,6 +214,11 @@ impl Node {
 
     fn is_operating(&self) -> bool {
         self.operation.iter().any(|o| o.generation == self.look.generation)
+    }
+
+    /// Whether an operation failed just now. Paths that wait for a look would ask for one in the same moment again.
+    fn is_resting(&self, now: Now) -> bool {
+        self.look.not_before.is_some_and(|at| now.boot < at)
     }
 
     /// The device as it should be: a peer whose lease has ended is no peer, and after the end of our own there is none.

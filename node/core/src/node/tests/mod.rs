@@ -240,6 +240,27 @@ fn an_unreachable_peer_is_tried_ever_less_and_then_left_until_there_is_news() {
 }
 
 #[test]
+fn a_device_that_fails_is_asked_once_a_second_however_much_is_to_be_done() {
+    let mut world = World::new(4);
+    world.run(millis(3_000));
+    // Peers that are looked for: each wants to see the device before its next try.
+    (1..4).for_each(|peer| world.hosts[peer].alive = false);
+    for _ in 0..50 {
+        (1..4).for_each(|peer| world.send(0, peer));
+        world.run(millis(100));
+    }
+    world.hosts[0].broken = true;
+    world.hosts[0].log.clear();
+    world.remove(3);
+    world.run(millis(10_000));
+    let asked = world.hosts[0].times(|a| matches!(a, Action::Read | Action::Apply(_))).len();
+    assert!((5..=12).contains(&asked), "{asked} times in ten seconds");
+    world.hosts[0].broken = false;
+    world.run(millis(1_500));
+    assert!(!world.hosts[0].device.peers.contains_key(&record(3).public_key), "and then it is put right");
+}
+
+#[test]
 fn a_removed_peer_leaves_the_device_at_once_and_the_removed_node_takes_its_own_down() {
     let mut world = World::new(3);
     world.run(millis(1_000));

@@ -55,6 +55,8 @@ pub(super) struct Host {
     pub(super) alive: bool,
     /// Whether it lets no probes in.
     pub(super) firewall: bool,
+    /// Whether its device does nothing that is asked of it.
+    pub(super) broken: bool,
 }
 
 #[derive(Default)]
@@ -183,6 +185,7 @@ impl World {
             delivered: Vec::new(),
             alive: true,
             firewall: false,
+            broken: false,
         }
     }
 
@@ -317,12 +320,16 @@ impl World {
     }
 
     pub(super) fn perform(&mut self, index: usize) {
+        let mut actions = 0;
         while let Some(action) = self.hosts[index].node.poll_action() {
+            actions += 1;
+            assert!(actions < 10_000, "each action leads to the next, without end: {action:?}");
             let (now, millis) = (self.now(), self.millis);
             self.hosts[index].log.push((millis, action.clone()));
             let host = &mut self.hosts[index];
             match action {
                 Action::Persist(record) => host.journal.extend(encode(&record)),
+                Action::Read | Action::Apply(_) if host.broken => host.node.handle_device_failed(now),
                 Action::Read => {
                     let device = host.device.clone();
                     host.node.handle_device(device, now);
