@@ -1,7 +1,8 @@
 //! The mouth: everything behind the `meshctl` binary, and the namespace lab that tests share with the demo.
 //!
 //! One call of `meshctl` parses its arguments, asks a daemon on this host over its local socket, prints the answer and
-//! exits with a documented code. It keeps no state and speaks to no other host.
+//! exits with a documented code; what scripts may rely on is in `OUTPUT.md`. It keeps no state and speaks to no other
+//! host.
 
 pub mod lab;
 
