@@ -1,14 +1,16 @@
 //! The node's memory on disk, as bytes: a journal that is appended to and, now and then, written anew.
 //!
 //! The shell reads the file, hands it to [`Cache::replay`], writes [`Cache::compact`] to a new file in its place, and
-//! from then on appends [`encode`] of every [`Record`] and syncs. Nothing here touches a file.
+//! from then on appends [`encode`] of every [`Record`], or [`encode_all`] of several, and syncs. Nothing here touches a
+//! file.
 //!
 //! Layout, integers big-endian. Header, once: magic `MESHJRNL` (8 bytes), version (2), zero (2), mesh id (16), node id
-//! (16), CRC-32 of all that (4). Then records: length of the payload (4), CRC-32 of length and payload (4), payload:
-//! version of the record (1) and the record in CBOR.
+//! (16), CRC-32 of all that (4). Then frames: length of the payload (4), CRC-32 of length and payload (4), payload:
+//! version of the records (1) and one or more records in CBOR.
 //!
-//! A file that ends within a record was cut by a crash: what stands before counts. Damage with an intact record behind
-//! it is no crash, and refused.
+//! What is written and synced together is one frame, because a crash may leave any part of one write behind, the end
+//! without the beginning too. So a damaged frame at the end was cut by a crash, and what stands before it counts; one
+//! with an intact frame behind it was damaged later, and is refused.
 
 use crate::clock::StoredClock;
 use crate::netmap::{Delta, Netmap};
@@ -23,8 +25,8 @@ const HEADER_VERSION: u16 = 1;
 const HEADER_LEN: usize = 48;
 const FRAME_LEN: usize = 8;
 const RECORD_VERSION: u8 = 1;
-/// Bytes of one record: a netmap of 65,536 nodes has some 30 million.
-const MAX_RECORD: usize = 64 << 20;
+/// Bytes of one frame: a netmap of 65,536 nodes has some 30 million.
+const MAX_FRAME: usize = 64 << 20;
 
 /// Whether the interface shall be there.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
@@ -103,20 +105,27 @@ pub enum ReplayError {
         /// Where the damaged record begins.
         offset: usize,
     },
-    /// A record of a later version, or not understood although its checksum holds.
+    /// Records of a later version, or not understood although their checksum holds.
     #[error("journal record at byte {offset} is not understood: it was written by a later version; upgrade meshctl")]
     Record {
-        /// Where it begins.
+        /// Where their frame begins.
         offset: usize,
     },
 }
 
 /// Encodes one record as it is appended to the journal.
 pub fn encode(record: &Record) -> Vec<u8> {
+    encode_all(std::slice::from_ref(record))
+}
+
+/// Encodes records that are appended in one write: after a crash all of them are there, or none.
+pub fn encode_all(records: &[Record]) -> Vec<u8> {
     let mut out = vec![0; FRAME_LEN];
     out.push(RECORD_VERSION);
-    ciborium::into_writer(record, &mut out).expect("plain data encodes into memory");
-    let length = u32::try_from(out.len() - FRAME_LEN).expect("a record is capped by the limits of the netmap");
+    for record in records {
+        ciborium::into_writer(record, &mut out).expect("plain data encodes into memory");
+    }
+    let length = u32::try_from(out.len() - FRAME_LEN).expect("records are capped by the limits of the netmap");
     out[..4].copy_from_slice(&length.to_be_bytes());
     let check = checksum(&out[..4], &out[FRAME_LEN..]);
     out[4..FRAME_LEN].copy_from_slice(&check.to_be_bytes());
@@ -155,8 +164,8 @@ impl Cache {
                     Err(ReplayError::Damaged { offset })
                 };
             };
-            let record = decode(payload).ok_or(ReplayError::Record { offset })?;
-            cache.apply(&record);
+            let records = decode(payload).ok_or(ReplayError::Record { offset })?;
+            records.iter().for_each(|record| cache.apply(record));
             offset += FRAME_LEN + payload.len();
         }
         Ok((cache, offset))
@@ -236,27 +245,29 @@ fn checksum(length: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The payload of the record at the start of `bytes`, if it is whole and its checksum holds.
+/// The payload of the frame at the start of `bytes`, if it is whole and its checksum holds.
 fn intact(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (check, rest) = rest.split_first_chunk::<4>()?;
-    let size = usize::try_from(u32::from_be_bytes(*length)).ok().filter(|size| (1..=MAX_RECORD).contains(size))?;
+    let size = usize::try_from(u32::from_be_bytes(*length)).ok().filter(|size| (1..=MAX_FRAME).contains(size))?;
     let payload = rest.get(..size)?;
     (checksum(length, payload) == u32::from_be_bytes(*check)).then_some(payload)
 }
 
-/// Whether nothing intact stands anywhere behind the damaged record at the start of `bytes`.
+/// Whether nothing intact stands anywhere behind the damaged frame at the start of `bytes`.
 fn is_torn_tail(bytes: &[u8]) -> bool {
-    // The version first: a checksum at every place of a large record would take minutes.
+    // The version first: a checksum at every place of a large frame would take minutes.
     let begins = |at: usize| bytes.get(at + FRAME_LEN) == Some(&RECORD_VERSION);
     (1..bytes.len()).all(|at| !begins(at) || intact(&bytes[at..]).is_none())
 }
 
-fn decode(payload: &[u8]) -> Option<Record> {
-    match payload.split_first() {
-        Some((&RECORD_VERSION, cbor)) => ciborium::from_reader(cbor).ok(),
-        _ => None,
+fn decode(payload: &[u8]) -> Option<Vec<Record>> {
+    let (&version, mut cbor) = payload.split_first()?;
+    let mut records = Vec::new();
+    while version == RECORD_VERSION && !cbor.is_empty() {
+        records.push(ciborium::from_reader(&mut cbor).ok()?);
     }
+    Some(records).filter(|records| !records.is_empty())
 }
 
 #[cfg(test)]
@@ -366,6 +377,26 @@ mod tests {
             let got = Cache::replay(&torn, MESH, NODE).unwrap();
             // Zeros may stand for the zeros that were cut.
             prop_assert!(got == expected || torn.starts_with(&bytes[..ends[whole + 1]]));
+        }
+
+        #[test]
+        fn a_write_of_several_records_is_there_whole_or_not_at_all(
+            before in proptest::collection::vec(record(), 0..4),
+            together in proptest::collection::vec(record(), 2..6),
+            lost in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        ) {
+            let (mut bytes, ends) = journal(&before);
+            let begins = *ends.last().unwrap();
+            bytes.extend(encode_all(&together));
+            let all: Vec<Record> = before.iter().chain(&together).cloned().collect();
+            prop_assert_eq!(Cache::replay(&bytes, MESH, NODE), Ok((after(&all), bytes.len())));
+            // The disk took some blocks of the last write and not others: those read as zeros.
+            let written = bytes.len() - begins;
+            let (a, b) = (lost.0.index(written), lost.1.index(written));
+            let hole = begins + a.min(b)..=begins + a.max(b);
+            prop_assume!(bytes[hole.clone()].iter().any(|&byte| byte != 0));
+            bytes[hole].fill(0);
+            prop_assert_eq!(Cache::replay(&bytes, MESH, NODE), Ok((after(&before), begins)));
         }
 
         #[test]

@@ -3,7 +3,6 @@
 use super::{Daemon, Life, Outcome};
 use crate::clock;
 use crate::session;
-use mesh_node_core::journal::encode;
 use mesh_node_core::{Action, EndReason};
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, warn};
@@ -18,9 +17,9 @@ impl Daemon {
         }
         while let Life::Member(member) = &mut self.life {
             let action = member.node.poll_action();
-            if let Some(Action::Persist(record)) = &action {
-                // Neighbours share one sync; what follows them waits for it.
-                records.extend_from_slice(&encode(record));
+            if let Some(Action::Persist(record)) = action {
+                // Neighbours share one write and one sync; what follows them waits for it.
+                records.push(record);
                 continue;
             }
             if !records.is_empty() {

@@ -5,7 +5,7 @@
 
 use crate::state::{JournalFile, StateDir, StateError};
 use mesh_node_core::Cache;
-use mesh_node_core::journal::ReplayError;
+use mesh_node_core::journal::{Record, ReplayError, encode_all};
 use mesh_types::{MeshId, NodeId};
 use thiserror::Error;
 use tokio::task::block_in_place;
@@ -47,7 +47,7 @@ impl Journal {
         node: NodeId,
         fresh: bool,
     ) -> Result<(Self, Cache), JournalError> {
-        let (mut file, bytes) = JournalFile::open(state.path())?;
+        let (file, bytes) = JournalFile::open(state.path())?;
         let cache = match Cache::replay(&bytes, mesh, node) {
             Ok((cache, counted)) => {
                 if counted < bytes.len() {
@@ -59,12 +59,15 @@ impl Journal {
             Err(source) => return Err(JournalError::Replay { path: state.journal_path(), source }),
         };
         let whole = cache.compact();
-        file.rewrite(&whole)?;
-        Ok((Self { file, compacted: whole.len() as u64, trouble: None }, cache))
+        let mut journal = Self { file, compacted: whole.len() as u64, trouble: None };
+        // A disk that takes nothing must not keep a node from its peers: it starts from what it has read.
+        let rewritten = journal.file.rewrite(&whole);
+        journal.note(rewritten);
+        Ok((journal, cache))
     }
 
-    /// Makes encoded records durable; `cache` is what they lead to.
-    pub(crate) fn append(&mut self, records: &[u8], cache: &Cache) {
+    /// Makes records durable, all or none; `cache` is what they lead to.
+    pub(crate) fn append(&mut self, records: &[Record], cache: &Cache) {
         let grown = self.file.length() > SMALL.max(self.compacted * GROWTH);
         let written = block_in_place(|| {
             if grown || self.trouble.is_some() {
@@ -72,9 +75,13 @@ impl Journal {
                 self.compacted = whole.len() as u64;
                 self.file.rewrite(&whole)
             } else {
-                self.file.append(records)
+                self.file.append(&encode_all(records))
             }
         });
+        self.note(written);
+    }
+
+    fn note(&mut self, written: Result<(), StateError>) {
         self.trouble = match written {
             Ok(()) => None,
             Err(error) => {
@@ -87,5 +94,39 @@ impl Journal {
     /// Why the last write failed, if it did.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_node_core::Intent;
+    use mesh_types::Incarnation;
+
+    const MESH: MeshId = MeshId::from_bytes([1; 16]);
+    const NODE: NodeId = NodeId::from_bytes([2; 16]);
+
+    #[test]
+    fn a_disk_that_takes_nothing_keeps_no_node_from_starting_on_what_it_remembers() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path()).unwrap();
+        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE, true).unwrap();
+        let remember = |journal: &mut Journal, cache: &mut Cache, record: Record| {
+            cache.apply(&record);
+            journal.append(&[record], cache);
+        };
+        remember(&mut journal, &mut cache, Record::Intent(Intent::Down));
+        drop(journal);
+        // Where a new file would be written there is no room for one.
+        let no_room = home.path().join("journal.new");
+        std::fs::create_dir(&no_room).unwrap();
+        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE, false).unwrap();
+        assert_eq!(cache.intent, Intent::Down);
+        assert!(journal.trouble().is_some());
+        std::fs::remove_dir(&no_room).unwrap();
+        remember(&mut journal, &mut cache, Record::Incarnation(Incarnation(7)));
+        assert_eq!(journal.trouble(), None);
+        drop(journal);
+        assert_eq!(Journal::open(&state, MESH, NODE, false).unwrap().1, cache);
     }
 }
