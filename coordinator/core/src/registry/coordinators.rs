@@ -17,6 +17,10 @@ use std::collections::BTreeMap;
 
 const FIRST: CoordinatorId = CoordinatorId(1);
 
+/// Coordinator ids that a new epoch leaves out. The history that it ends may have given ids which this registry never
+/// saw: whoever holds one must not be taken for a newcomer, but for one who is shut out.
+const EPOCH_GAP: u64 = 100;
+
 impl Registry {
     pub(super) fn found(&mut self, found: &Found) -> Result<Reply, Rejection> {
         if let Some(mesh) = &self.state.mesh {
@@ -46,6 +50,23 @@ impl Registry {
     /// Idempotent by token and identity key, as a node's join is. A current coordinator's key with another token is
     /// refused: a replica that lost its disk must not come back under its old id.
     pub(super) fn join_coordinator(&mut self, join: &JoinCoordinator) -> Result<Reply, Rejection> {
+        if let Some(record) = self.repeated_join(join)? {
+            return Ok(Reply::Coordinator(record.clone()));
+        }
+        let shown = Enrolment { token: join.token, secret_hash: join.secret_hash };
+        let record = self.enlist(join, shown)?;
+        self.spend_token(join.token);
+        Ok(Reply::Coordinator(record))
+    }
+
+    /// Whether a coordinator's join would be refused for its token, key or addresses, as things stand: for whoever
+    /// proposes it, so that a stranger costs no entry of the log.
+    pub fn judge_coordinator_join(&self, join: &JoinCoordinator) -> Result<(), Rejection> {
+        self.repeated_join(join).map(drop)
+    }
+
+    /// The coordinator that this join made before; none if it may make one now.
+    fn repeated_join(&self, join: &JoinCoordinator) -> Result<Option<&CoordinatorRecord>, Rejection> {
         let mesh = self.mesh()?;
         let shown = Enrolment { token: join.token, secret_hash: join.secret_hash };
         let holder = self.index.identity_keys.get(&join.identity_key).cloned();
@@ -53,16 +74,14 @@ impl Registry {
             && mesh.coordinator_enrolments.get(&id) == Some(&shown)
             && let Some(record) = self.coordinator(id)
         {
-            return Ok(Reply::Coordinator(record.clone()));
+            return Ok(Some(record));
         }
         self.check_token(join.token, join.secret_hash, Role::Coordinator)?;
         if let Some(by) = holder {
             return Err(self.key_conflict(by));
         }
         check_addresses(&join.addresses)?;
-        let record = self.enlist(join, shown)?;
-        self.spend_token(join.token);
-        Ok(Reply::Coordinator(record))
+        Ok(None)
     }
 
     pub(super) fn set_coordinator_addresses(&mut self, set: &SetCoordinatorAddresses) -> Result<Reply, Rejection> {
@@ -122,7 +141,8 @@ impl Registry {
         self.replace_coordinators(&open.coordinator)?;
         let mesh = self.mesh_mut()?;
         mesh.epoch = open.epoch;
-        mesh.next_coordinator = mesh.next_coordinator.max(following(open.coordinator.id));
+        let next = mesh.next_coordinator.max(following(open.coordinator.id));
+        mesh.next_coordinator = CoordinatorId(next.0.saturating_add(EPOCH_GAP));
         if open.void_tokens {
             self.state.tokens.clear();
         }

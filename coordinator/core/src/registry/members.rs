@@ -16,28 +16,56 @@ enum Keys {
     Refused(Rejection),
 }
 
+/// What a join may become.
+enum Entitled {
+    /// It was done before.
+    Repeat(NodeId),
+    Again(NodeId),
+    New,
+}
+
+impl Enrolment {
+    fn by(join: &Join) -> Self {
+        Self { token: join.token, secret_hash: join.secret_hash }
+    }
+}
+
 impl Registry {
+    /// Whether a join would be refused for its token or keys, as things stand: for whoever proposes it, so that a
+    /// stranger costs no entry of the log.
+    pub fn judge_join(&self, join: &Join) -> Result<(), Rejection> {
+        self.entitle(join).map(drop)
+    }
+
     /// A repeat, after a lost reply, is known by token and keys, and costs nothing, also when the token is gone. A
     /// member that comes with another token keeps its identity and gets a new lease.
     pub(super) fn join(&mut self, join: &Join) -> Result<Reply, Rejection> {
+        let id = match self.entitle(join)? {
+            Entitled::Repeat(id) => return Ok(self.node_reply(id)),
+            Entitled::Again(id) => self.rejoin(id, Enrolment::by(join))?,
+            Entitled::New => self.admit(join, Enrolment::by(join))?,
+        };
+        self.spend_token(join.token);
+        Ok(self.node_reply(id))
+    }
+
+    fn entitle(&self, join: &Join) -> Result<Entitled, Rejection> {
         self.mesh()?;
-        let shown = Enrolment { token: join.token, secret_hash: join.secret_hash };
+        let shown = Enrolment::by(join);
         let keys = self.owner_of_keys(join);
         match keys {
-            Keys::Member(id) if self.state.nodes[&id].enrolment == shown => return Ok(self.node_reply(id)),
+            Keys::Member(id) if self.state.nodes[&id].enrolment == shown => return Ok(Entitled::Repeat(id)),
             Keys::Removed(id) if self.state.removed[&id].enrolment == shown => return Err(Rejection::NodeRemoved(id)),
             _ => {}
         }
         // Only who holds a token that works learns whose keys these are.
         self.check_token(join.token, join.secret_hash, Role::Node)?;
-        let id = match keys {
-            Keys::New => self.admit(join, shown)?,
-            Keys::Member(id) => self.rejoin(id, shown)?,
-            Keys::Removed(id) => return Err(Rejection::KeyBarred { by: KeyHolder::Node(id) }),
-            Keys::Refused(rejection) => return Err(rejection),
-        };
-        self.spend_token(join.token);
-        Ok(self.node_reply(id))
+        match keys {
+            Keys::New => Ok(Entitled::New),
+            Keys::Member(id) => Ok(Entitled::Again(id)),
+            Keys::Removed(id) => Err(Rejection::KeyBarred { by: KeyHolder::Node(id) }),
+            Keys::Refused(rejection) => Err(rejection),
+        }
     }
 
     /// An expired node may renew, a removed one may not. A lease of which hardly anything has passed stays as it is, so
