@@ -161,6 +161,16 @@ impl Disk {
         read().map_err(|error| io::Error::other(format!("cannot read {key} from the Raft store: {error}")))
     }
 
+    /// Reads the place and the content of the stored snapshot, of the same one: a newer may be written meanwhile.
+    pub(super) fn read_snapshot(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let read = || -> Result<Option<(Vec<u8>, Vec<u8>)>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(META)?;
+            let take = |key: &str| table.get(key).map(|value| value.map(|value| value.value().to_vec()));
+            Ok(take(key::SNAPSHOT)?.zip(take(key::SNAPSHOT_DATA)?))
+        };
+        read().map_err(|error| io::Error::other(format!("cannot read the snapshot from the Raft store: {error}")))
+    }
+
     /// Reads the whole log, in order.
     pub(super) fn read_log(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
@@ -262,4 +272,38 @@ fn apply(transaction: &WriteTransaction, write: &Write) -> Result<(), redb::Erro
 fn put(transaction: &WriteTransaction, key: &str, record: &[u8]) -> Result<(), redb::Error> {
     transaction.open_table(META)?.insert(key, record)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_is_read_with_its_own_place_while_newer_ones_are_written() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&root.path().join("raft.redb")).unwrap();
+        let (mut written, reader) = (Vec::new(), disk.clone());
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let reading = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Some((place, content)) = reader.read_snapshot().unwrap() {
+                        assert_eq!(place, content, "the place of one and the content of another");
+                    }
+                }
+            }
+        });
+        for next in 0..400_u64 {
+            let mark = next.to_be_bytes().to_vec();
+            let (sender, receiver) = oneshot::channel();
+            disk.write(Write::Snapshot { next, place: mark.clone(), content: mark }, Done::Signal(sender));
+            written.push(receiver);
+        }
+        for receiver in written {
+            receiver.await.unwrap().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        reading.join().unwrap();
+    }
 }

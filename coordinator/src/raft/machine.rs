@@ -119,7 +119,7 @@ impl RaftStateMachine<Types> for Machine {
             io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the registry is not understood: {error}"))
         })?;
         // At start Raft installs what is on disk already.
-        let stored = stored_meta(&self.disk)?;
+        let stored = self.disk.read(key::SNAPSHOT)?.map(|place| read_place(&place)).transpose()?;
         if stored.as_ref() != Some(meta) {
             store(&self.disk, meta, snapshot.to_vec()).await?;
         }
@@ -130,17 +130,13 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let Some(meta) = stored_meta(&self.disk)? else { return Ok(None) };
-        let data = self.disk.read(key::SNAPSHOT_DATA)?;
-        let data =
-            data.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "snapshot without content on disk"))?;
-        Ok(Some(Snapshot { meta, snapshot: Bytes::from(data) }))
+        let Some((place, content)) = self.disk.read_snapshot()? else { return Ok(None) };
+        Ok(Some(Snapshot { meta: read_place(&place)?, snapshot: Bytes::from(content) }))
     }
 }
 
-fn stored_meta(disk: &Disk) -> io::Result<Option<SnapshotMeta>> {
-    let Some(bytes) = disk.read(key::SNAPSHOT)? else { return Ok(None) };
-    record::decode::<SnapshotRecord>("snapshot", &bytes)?.into_meta().map(Some)
+fn read_place(bytes: &[u8]) -> io::Result<SnapshotMeta> {
+    record::decode::<SnapshotRecord>("snapshot", bytes)?.into_meta()
 }
 
 async fn store(disk: &Disk, meta: &SnapshotMeta, content: Vec<u8>) -> io::Result<()> {

@@ -23,7 +23,7 @@ use machine::Machine;
 use mesh_coordinator_core::Registry;
 use mesh_coordinator_core::{Entry, Reply};
 use mesh_types::{CoordinatorId, MeshId};
-use network::{ChunkReply, Network, SnapshotChunk};
+use network::{Append, ChunkReply, Network, QuorumWatch, SnapshotChunk};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
@@ -40,7 +40,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use types::{EntryBytes, Snapshot, Types};
+use types::{EntryBytes, Snapshot, SnapshotMeta, Types, Vote};
 
 /// Without word from a leader for this long a replica is stale.
 const CONTACT: Duration = Duration::from_secs(3);
@@ -110,6 +110,13 @@ pub(crate) struct Status {
     pub(crate) applied: u64,
 }
 
+impl Status {
+    /// Whether Raft counts on a replica, as a voter or a learner.
+    pub(crate) fn is_member(&self, id: CoordinatorId) -> bool {
+        self.voters.contains(&id) || self.learners.contains(&id)
+    }
+}
+
 /// The running Raft; clones share it.
 #[derive(Clone)]
 pub(crate) struct Raft {
@@ -121,10 +128,31 @@ pub(crate) struct Raft {
     stands: Arc<AtomicBool>,
 }
 
-/// A snapshot on its way in.
+/// A snapshot on its way in, and whose it is: an old leader may still be sending when a new one begins.
 #[derive(Default)]
 struct Incoming {
+    of: Option<(Vote, SnapshotMeta)>,
     content: Vec<u8>,
+}
+
+impl Incoming {
+    /// Takes the next piece; false if it is not the next one of the same snapshot, or if a later leader's is under way.
+    fn take(&mut self, chunk: &SnapshotChunk) -> bool {
+        let whose = (chunk.vote, chunk.meta.clone());
+        if self.of.as_ref().is_some_and(|(vote, _)| *vote > chunk.vote) {
+            return false;
+        }
+        if chunk.offset == 0 {
+            *self = Self { of: Some(whose.clone()), content: Vec::new() };
+        }
+        let in_order = chunk.offset == self.content.len() as u64 && self.of.as_ref() == Some(&whose);
+        if !in_order || self.content.len() + chunk.data.len() > MAX_SNAPSHOT {
+            *self = Self::default();
+            return false;
+        }
+        self.content.extend_from_slice(&chunk.data);
+        true
+    }
 }
 
 /// Whose store it is: a store of another mesh or replica is never mixed in.
@@ -171,6 +199,9 @@ impl Raft {
             election_timeout_max: millis(timing.election).saturating_mul(2),
             heartbeat_interval: millis(timing.heartbeat),
             enable_pre_vote: Some(true),
+            // A leader that has lost its quorum falls silent in turns, so that who hears it alone is free to elect
+            // another: no shorter than its lease and an election.
+            quorum_loss_probe_interval: Some(millis(timing.election).saturating_mul(4)),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
             max_in_snapshot_log_to_keep: KEEP,
             purge_batch_size: 256,
@@ -179,7 +210,11 @@ impl Raft {
         let config = Arc::new(config.validate()?);
         let log = LogStore::load(disk.clone())?;
         let (machine, view) = Machine::new(disk);
-        let inner = openraft::Raft::new(id.0, config, Network(id.0, transport), log, machine).await?;
+        let quorum = QuorumWatch::default();
+        let network = Network { id: id.0, transport, quorum: quorum.clone() };
+        let inner = openraft::Raft::new(id.0, config, network, log, machine).await?;
+        // Nobody else sets it.
+        let _ = quorum.0.set(inner.metrics());
         Ok(Self {
             id: id.0,
             inner,
@@ -239,8 +274,7 @@ impl Raft {
         let leads = metrics.state == ServerState::Leader;
         let voters: BTreeSet<_> = membership.voter_ids().map(CoordinatorId).collect();
         let fresh = if leads {
-            let alone = voters.len() == 1;
-            alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < CONTACT)
+            quorum_age(&metrics).is_some_and(|age| age < CONTACT)
         } else {
             let heard = self.heard.lock().expect("no code panics while it holds the lock");
             heard.is_some_and(|at| at.elapsed() < CONTACT)
@@ -278,10 +312,10 @@ impl Raft {
         let bad = |error: io::Error| error.to_string();
         match kind {
             Kind::Append => {
-                let answer = self.inner.append_entries(decode("entries", body).map_err(bad)?).await;
-                let answer = answer.map_err(|error| error.to_string())?;
+                let Append { request, quorum_age } = decode("entries", body).map_err(bad)?;
+                let answer = self.inner.append_entries(request).await.map_err(|error| error.to_string())?;
                 if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
-                    *self.heard.lock().expect("no code panics while it holds the lock") = Some(Instant::now());
+                    self.hear(quorum_age);
                 }
                 Ok(encode(&answer))
             }
@@ -302,22 +336,23 @@ impl Raft {
         }
     }
 
+    /// Notes word from a leader that a quorum answered so many milliseconds ago.
+    fn hear(&self, quorum_age: Option<u64>) {
+        let at = quorum_age.and_then(|age| Instant::now().checked_sub(Duration::from_millis(age)));
+        let mut heard = self.heard.lock().expect("no code panics while it holds the lock");
+        *heard = (*heard).max(at);
+    }
+
     async fn handle_chunk(&self, chunk: SnapshotChunk) -> Result<Vec<u8>, String> {
         let content = {
             let mut incoming = self.incoming.lock().expect("no code panics while it holds the lock");
-            if chunk.offset == 0 {
-                incoming.content.clear();
-            }
-            let in_order = chunk.offset == incoming.content.len() as u64;
-            if !in_order || incoming.content.len() + chunk.data.len() > MAX_SNAPSHOT {
-                incoming.content = Vec::new();
+            if !incoming.take(&chunk) {
                 return Ok(encode(&ChunkReply::Restart));
             }
-            incoming.content.extend_from_slice(&chunk.data);
             if !chunk.last {
                 return Ok(encode(&ChunkReply::More));
             }
-            std::mem::take(&mut incoming.content)
+            std::mem::take(&mut *incoming).content
         };
         let snapshot = Snapshot { meta: chunk.meta, snapshot: Bytes::from(content) };
         let response: SnapshotResponse<Types> =
@@ -331,7 +366,9 @@ impl Raft {
         let Some(step) = plan::next_step(&situation) else { return Ok(false) };
         tracing::info!(?step, voters = ?situation.voters, learners = ?situation.learners, "membership");
         match step {
-            Step::HandOver(to) => self.inner.trigger().transfer_leader(to).await?,
+            Step::HandOver(to) => {
+                self.transfer_leader(Some(CoordinatorId(to))).await.map_err(anyhow::Error::msg)?;
+            }
             Step::AddLearner(id) => drop(self.inner.add_learner(id, EmptyNode {}, false).await?),
             Step::SetVoters(voters) => {
                 drop(self.inner.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await?);
@@ -359,11 +396,9 @@ impl Raft {
             let at = metrics.replication.as_ref().and_then(|peers| peers.get(id)).and_then(|at| at.as_ref());
             at.is_some_and(|at| at.index() + 1 + CAUGHT_UP >= last)
         };
-        let answers = |id: &u64| {
-            let acked = metrics.heartbeat.as_ref().and_then(|peers| peers.get(id)).and_then(|at| at.as_ref());
-            acked.is_some_and(|at| at.elapsed() < CONTACT)
-        };
-        let caught_up = learners.iter().filter(|id| matched(id) && answers(id)).copied().collect();
+        let answering: BTreeSet<u64> =
+            membership.nodes().map(|(id, _)| *id).filter(|id| answers(&metrics, *id)).collect();
+        let caught_up = learners.iter().filter(|id| matched(id) && answering.contains(id)).copied().collect();
         // An unfounded registry names nobody: the first command is still on its way.
         (!registered.is_empty()).then(|| Situation {
             leader: self.id,
@@ -371,6 +406,7 @@ impl Raft {
             voters: membership.voter_ids().collect(),
             learners,
             caught_up,
+            answering,
         })
     }
 
@@ -390,13 +426,17 @@ impl Raft {
             let metrics = metrics.borrow_watched();
             let progress = |id: &u64| metrics.replication.as_ref().and_then(|peers| peers.get(id).cloned()).flatten();
             let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
-            let others = others.filter(|id| to.is_none_or(|to| to.0 == *id));
+            // From the moment it hands over, a leader takes no writes: an heir that is gone would cost an election.
+            let others = others.filter(|id| to.is_none_or(|to| to.0 == *id) && answers(&metrics, *id));
             others.max_by_key(|id| progress(id))
         };
         let heir = heir.ok_or_else(|| match to {
             Some(to) if to.0 == self.id => format!("coordinator {to} leads already"),
-            Some(to) => format!("coordinator {to} is not a voter: only voters lead"),
-            None => "there is no other voter: add coordinators first".to_owned(),
+            Some(to) if !self.status().voters.contains(&to) => {
+                format!("coordinator {to} is not a voter: only voters lead")
+            }
+            Some(to) => format!("coordinator {to} does not answer: it cannot take over"),
+            None => "there is no other voter that answers: add coordinators, or bring them back, first".to_owned(),
         })?;
         self.inner.trigger().transfer_leader(heir).await.map_err(|error| error.to_string())?;
         let moved =
@@ -424,6 +464,23 @@ impl Raft {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
     }
+}
+
+/// How long ago a quorum last answered this leader; none if it does not lead, or has had no answer yet.
+fn quorum_age(metrics: &openraft::RaftMetrics<Types>) -> Option<Duration> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    if metrics.membership_config.voter_ids().eq([metrics.id]) {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
+}
+
+/// Whether a replica answered this leader lately.
+fn answers(metrics: &openraft::RaftMetrics<Types>, id: u64) -> bool {
+    let acked = metrics.heartbeat.as_ref().and_then(|peers| peers.get(&id)).and_then(|at| at.as_ref());
+    acked.is_some_and(|at| at.elapsed() < CONTACT)
 }
 
 #[cfg(test)]

@@ -6,16 +6,19 @@
 use super::record::{decode, encode};
 use super::types::{Snapshot, SnapshotMeta, Types, Vote};
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::type_config::alias::WatchReceiverOf;
+use openraft::{OptionalSend, RPCTypes, RaftMetrics, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What a Raft message is; the numbers are on the wire.
@@ -71,6 +74,26 @@ const CHUNK_ANSWER: Duration = Duration::from_secs(20);
 /// Bytes of one chunk: a quarter of gRPC's default limit.
 const CHUNK: usize = 1 << 20;
 
+/// Entries, and how long ago a quorum answered who sends them: a leader that is cut off with a minority goes on calling,
+/// and its word says nothing of what the others have decided since.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Append {
+    pub(super) request: AppendEntriesRequest<Types>,
+    /// Milliseconds; none before a quorum has answered once.
+    pub(super) quorum_age: Option<u64>,
+}
+
+/// Tells how long ago a quorum answered this replica as the leader; set once Raft runs.
+#[derive(Clone, Default)]
+pub(super) struct QuorumWatch(pub(super) Arc<OnceLock<WatchReceiverOf<Types, RaftMetrics<Types>>>>);
+
+impl QuorumWatch {
+    fn age(&self) -> Option<u64> {
+        let age = super::quorum_age(&self.0.get()?.borrow_watched())?;
+        u64::try_from(age.as_millis()).ok()
+    }
+}
+
 /// One piece of a snapshot.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SnapshotChunk {
@@ -94,13 +117,17 @@ pub(super) enum ChunkReply {
 }
 
 /// Makes a [`Peer`] for every other replica.
-pub(super) struct Network<T>(pub(super) u64, pub(super) T);
+pub(super) struct Network<T> {
+    pub(super) id: u64,
+    pub(super) transport: T,
+    pub(super) quorum: QuorumWatch,
+}
 
 impl<T: Transport> RaftNetworkFactory<Types> for Network<T> {
     type Network = Peer<T>;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> Peer<T> {
-        Peer { id: self.0, target, transport: self.1.clone() }
+        Peer { id: self.id, target, transport: self.transport.clone(), quorum: self.quorum.clone() }
     }
 }
 
@@ -109,6 +136,7 @@ pub(super) struct Peer<T> {
     id: u64,
     target: u64,
     transport: T,
+    quorum: QuorumWatch,
 }
 
 impl<T: Transport> Peer<T> {
@@ -172,7 +200,7 @@ impl<T: Transport> RaftNetworkV2<Types> for Peer<T> {
         request: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        self.ask(Kind::Append, &request, ANSWER).await
+        self.ask(Kind::Append, &Append { request, quorum_age: self.quorum.age() }, ANSWER).await
     }
 
     async fn vote(

@@ -20,6 +20,8 @@ pub(crate) struct Situation {
     pub(crate) learners: BTreeSet<u64>,
     /// Learners whose log is as good as the leader's, and who answer.
     pub(crate) caught_up: BTreeSet<u64>,
+    /// Members that answered lately.
+    pub(crate) answering: BTreeSet<u64>,
 }
 
 /// One step towards what should be.
@@ -38,8 +40,9 @@ pub(crate) enum Step {
 /// The next step, or none if everything is as it should be.
 pub(crate) fn next_step(now: &Situation) -> Option<Step> {
     if !now.registered.contains(&now.leader) {
-        if let Some(heir) = now.voters.iter().find(|id| now.registered.contains(id)) {
-            return Some(Step::HandOver(*heir));
+        let mut heirs = now.voters.intersection(&now.registered).peekable();
+        if heirs.peek().is_some() {
+            return heirs.find(|id| now.answering.contains(id)).map(|heir| Step::HandOver(*heir));
         }
         // The only voter was removed: learners that have everything take its place.
         let heirs: BTreeSet<u64> = odd(now.caught_up.intersection(&now.registered).copied().collect());
@@ -86,6 +89,7 @@ mod tests {
             voters: set(voters),
             learners: set(learners),
             caught_up: set(caught_up),
+            answering: set(&[3]),
         }
     }
 
@@ -108,7 +112,8 @@ mod tests {
             ),
             ("of two that are left the leader votes", now(&[1, 3], &[1, 2, 3], &[], &[]), voters(&[1])),
             ("a removed learner goes", now(&[1], &[1], &[2], &[2]), Some(Step::RemoveLearners(set(&[2])))),
-            ("a removed leader hands over", now(&[2, 3], &[1, 2, 3], &[], &[]), Some(Step::HandOver(2))),
+            ("a removed leader hands over to who answers", now(&[2, 3], &[1, 2, 3], &[], &[]), Some(Step::HandOver(3))),
+            ("and to nobody else", now(&[2, 4], &[1, 2, 4], &[], &[]), None),
             ("or a learner that has everything votes", now(&[2], &[1], &[2], &[2]), voters(&[2])),
             ("once it has", now(&[2], &[1], &[2], &[]), None),
         ] {

@@ -158,25 +158,31 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 async fn three(board: &Switchboard, root: &Path) -> [Raft; 3] {
+    voters(board, root, 3).await.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+/// So many replicas, all of whom vote; the first leads.
+async fn voters(board: &Switchboard, root: &Path, count: u64) -> Vec<Raft> {
     let first = board.start(1, root).await;
     first.initialize().await.unwrap();
     write(&first, found()).await.granted().unwrap();
     write(&first, token(1, Role::Coordinator)).await.granted().unwrap();
     let mut all = vec![first.clone()];
-    for id in [2, 3] {
+    for id in 2..=count {
         all.push(board.start(id, root).await);
         write(&first, join(1, id)).await.granted().unwrap();
     }
     for _ in 0..500 {
         let _ = first.step_membership().await;
-        if first.status().voters.len() == 3 {
+        let voters = first.status().voters.len() as u64;
+        if voters == count {
             break;
         }
-        assert_ne!(first.status().voters.len(), 2, "never two voters");
+        assert_eq!(voters % 2, 1, "never two voters");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(first.status().voters.len(), 3);
-    all.try_into().unwrap_or_else(|_| unreachable!())
+    assert_eq!(first.status().voters.len() as u64, count);
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,4 +280,65 @@ async fn a_newcomer_gets_a_snapshot_when_the_log_is_gone() {
     for id in [1, 2] {
         board.stop(id).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn word_from_a_leader_without_a_quorum_keeps_nobody_fresh() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let all = voters(&board, root.path(), 5).await;
+    eventually("all are fresh", || all.iter().all(|raft| raft.status().fresh)).await;
+    let (leader, follower) = (&all[0], &all[1]);
+    for id in [3, 4, 5] {
+        board.cut(id);
+    }
+    eventually("the leader knows that it has no quorum", || !leader.status().fresh).await;
+    eventually("its follower, too", || !follower.status().fresh).await;
+    for id in 1..=5 {
+        board.stop(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_not_handed_to_who_does_not_answer() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let [first, _, _] = three(&board, root.path()).await;
+    board.cut(3);
+    eventually("three is missed", || {
+        !answers(&first.inner.metrics().borrow_watched(), 3) && answers(&first.inner.metrics().borrow_watched(), 2)
+    })
+    .await;
+    let refused = first.transfer_leader(Some(CoordinatorId(3))).await.unwrap_err();
+    assert!(refused.contains("does not answer"), "{refused}");
+    assert_eq!(first.transfer_leader(None).await, Ok(CoordinatorId(2)));
+    for id in [1, 2, 3] {
+        board.stop(id).await;
+    }
+}
+
+#[tokio::test]
+async fn pieces_of_two_leaders_snapshots_are_never_put_together() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let raft = board.start(1, root.path()).await;
+    let chunk = |term: u64, offset: u64, last: bool| {
+        let leader_id = openraft::vote::leader_id_adv::LeaderId { term, node_id: 2 };
+        let meta = SnapshotMeta {
+            last_log_id: Some(types::LogId::new(leader_id, 9)),
+            last_membership: types::StoredMembership::default(),
+        };
+        let vote = Vote { leader_id, committed: true };
+        encode(&SnapshotChunk { vote, meta, offset, last, data: vec![7; 10] })
+    };
+    for (what, piece, goes_on) in [
+        ("the new leader begins", chunk(5, 0, false), true),
+        ("the old one goes on", chunk(4, 10, true), false),
+        ("the old one begins again", chunk(4, 0, false), false),
+        ("the new one is not disturbed", chunk(5, 10, false), true),
+        ("a later one takes over", chunk(6, 0, false), true),
+        ("and its piece follows on nothing else", chunk(5, 10, true), false),
+    ] {
+        let answer = raft.handle(Kind::SnapshotChunk, &piece).await.unwrap();
+        let answer: ChunkReply = decode("answer", &answer).unwrap();
+        assert_eq!(matches!(answer, ChunkReply::More), goes_on, "{what}");
+    }
+    board.stop(1).await;
 }
