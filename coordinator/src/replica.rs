@@ -8,7 +8,7 @@ use crate::sessions::Sessions;
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use mesh_coordinator_core::clock::{ClockRefusal, Witness};
-use mesh_coordinator_core::{Command, Proposal, Rejection, Reply};
+use mesh_coordinator_core::{Command, Proposal, Registry, Rejection, Reply};
 use mesh_proto::certificate::CertificateError;
 use mesh_proto::join_proof::Challenger;
 use mesh_proto::tls::{Credentials, Trust};
@@ -119,10 +119,24 @@ impl Replica {
         }
     }
 
+    /// Refuses what the registry would refuse, without an entry of the log: whoever holds no token must not be able to
+    /// fill it. What is judged wrongly, for want of a quorum, the write itself decides.
+    pub(crate) async fn precheck(&self, judge: impl Fn(&Registry) -> Result<(), Rejection>) -> Result<(), WriteError> {
+        if self.view().read(&judge).is_ok() || !self.catch_up().await {
+            return Ok(());
+        }
+        self.view().read(&judge).map_err(WriteError::Rejected)
+    }
+
     /// On the leader: stamps and writes.
     async fn write_here(&self, proposal: Proposal) -> Result<Reply, Attempt> {
+        // Before its clock is asked: that of another is no reason to refuse.
+        if !self.raft.status().leads {
+            return Err(Attempt::Again(NOT_LEADER.to_owned()));
+        }
+        self.clock.observe(self.view().read(Registry::time));
         let time = self.clock.stamp(&self.witness()).map_err(|refusal| Attempt::Final(WriteError::Clock(refusal)))?;
-        let entry = proposal.stamp(self.view().read(mesh_coordinator_core::Registry::level), time);
+        let entry = proposal.stamp(self.view().read(Registry::level), time);
         self.raft.propose(&entry).await.map_err(|error| match error {
             ProposeError::NotLeader(_) | ProposeError::Uncertain => Attempt::Again(error.to_string()),
             ProposeError::Stopped(reason) => Attempt::Final(WriteError::Stopped(reason)),

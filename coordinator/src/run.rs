@@ -219,29 +219,42 @@ async fn establish(replica: &Replica, found: &Found) -> anyhow::Result<()> {
 }
 
 /// Takes over what the registry says: who the other coordinators are, and which CAs are trusted. Ends when this replica
-/// was removed.
+/// was removed, and Raft needs it no more: it may be the leader, or the vote that its own removal takes.
 async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
     let mut applied = replica.view().applied();
-    let mut known = None;
+    let (mut known, mut told) = (None, false);
     loop {
         applied.mark_unchanged();
-        let (config, time, removed) = replica.view().read(|registry| {
-            (registry.config().cloned(), registry.time(), registry.former_coordinator(replica.id).is_some())
+        let status = replica.raft.status();
+        let (config, leaving, time, removed) = replica.view().read(|registry| {
+            let members = status.voters.iter().chain(&status.learners);
+            let leaving: Vec<_> = members.filter_map(|id| registry.former_coordinator(*id)).cloned().collect();
+            let removed = registry.former_coordinator(replica.id).is_some();
+            (registry.config().cloned(), leaving, registry.time(), removed)
         });
         replica.clock.observe(time);
         if removed {
-            bail!(removed_for_good(&replica));
+            if !status.leads && !status.voters.contains(&replica.id) {
+                bail!(removed_for_good(&replica));
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("removed from the mesh: going on until the others can do without");
+            }
         }
-        if config != known {
-            if let Some(config) = &config {
-                replica.peers.set(&config.coordinators);
+        // Membership settles a moment after the entry that the registry saw.
+        let unsettled = removed || !leaving.is_empty();
+        let now = Some((config, leaving));
+        if now != known {
+            if let Some((Some(config), leaving)) = &now {
+                replica.peers.set(config.coordinators.iter().chain(leaving));
                 replica.trust.set_authorities(&config.authorities);
             }
-            known = config;
+            known = now;
         }
         tokio::select! {
             changed = applied.changed() => changed.context("the registry is gone")?,
             () = replica.expelled.notified() => bail!(removed_for_good(&replica)),
+            () = tokio::time::sleep(LOOK), if unsettled => {}
         }
     }
 }

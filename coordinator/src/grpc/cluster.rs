@@ -1,7 +1,7 @@
 //! What coordinators ask of each other.
 
 use super::status::{malformed, rejected, unexpected};
-use super::{calling_coordinator, connection};
+use super::{calling_coordinator, calling_replica, connection};
 use crate::raft::Kind;
 use crate::replica::Replica;
 use crate::sessions::{Event, Sessions};
@@ -34,6 +34,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::JoinClusterReply>, Status> {
         let remote = connection(&request)?.remote;
         let join = self.read_join(request.into_inner())?;
+        self.0.precheck(|registry| registry.judge_coordinator_join(&join)).await?;
         match self.0.write(join, None).await? {
             Reply::Coordinator(record) => {
                 tracing::info!(coordinator = %record.id, name = %record.name, %remote, "coordinator joined");
@@ -44,7 +45,7 @@ impl Cluster for ClusterService {
     }
 
     async fn raft(&self, request: Request<v1::RaftEnvelope>) -> Result<Response<v1::RaftEnvelope>, Status> {
-        let caller = calling_coordinator(&self.0, &request)?;
+        let caller = calling_replica(&self.0, &request)?;
         let envelope = request.into_inner();
         self.check_mesh(&envelope.mesh)?;
         if envelope.from != caller.0 {
@@ -108,7 +109,7 @@ impl Cluster for ClusterService {
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
-        calling_coordinator(&self.0, &request)?;
+        calling_replica(&self.0, &request)?;
         let status = self.0.raft.status();
         Ok(Response::new(v1::HealthReply {
             time: self.0.clock.wall().0,

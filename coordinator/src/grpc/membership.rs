@@ -34,6 +34,7 @@ impl Membership for MembershipService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
         let exporter = connection(&request)?.exporter;
         let join = self.prove(&exporter, request.into_inner())?;
+        self.0.precheck(|registry| registry.judge_join(&join)).await?;
         let identity_key = join.identity_key;
         let record = self.admit(join).await?;
         tracing::info!(node = %record.id, name = %record.name, "joined");

@@ -63,3 +63,19 @@ fn calling_coordinator<T>(replica: &Replica, request: &Request<T>) -> Result<Coo
         (None, _) => Ok(id),
     })
 }
+
+/// A replica that speaks Raft: also one that was removed from the registry while Raft still counts on it, because the
+/// very change that takes it out may need its vote, or come from it.
+fn calling_replica<T>(replica: &Replica, request: &Request<T>) -> Result<CoordinatorId, Status> {
+    let refused = match calling_coordinator(replica, request) {
+        Ok(id) => return Ok(id),
+        Err(refused) => refused,
+    };
+    let Ok(Identity { member: Member::Coordinator(id), identity_key, .. }) = identity(request) else {
+        return Err(refused);
+    };
+    let is_former = replica
+        .view()
+        .read(|registry| registry.former_coordinator(id).is_some_and(|record| record.identity_key == identity_key));
+    if is_former && replica.raft.status().is_member(id) { Ok(id) } else { Err(refused) }
+}
