@@ -14,6 +14,8 @@ use mesh_proto::Authority;
 use mesh_proto::certificate::{key_from_pkcs8, key_to_pkcs8};
 use mesh_types::netmap::Certificate;
 use mesh_types::{CoordinatorId, MeshConfig, MeshId, NodeName};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -23,10 +25,15 @@ use zeroize::Zeroizing;
 
 const FORMAT: u8 = 1;
 
-/// The data directory of one replica.
-#[derive(Clone, Debug)]
+/// Present from the first word of a join until the membership file is there: a directory that has an identity key and
+/// neither of the two was a replica once.
+const JOINING: &str = "joining";
+
+/// The data directory of one replica, held against every other process.
+#[derive(Debug)]
 pub(crate) struct Home {
     root: PathBuf,
+    _lock: Flock<File>,
 }
 
 /// Which replica of which mesh this is. Written once.
@@ -59,7 +66,28 @@ impl Home {
             .mode(0o700)
             .create(root)
             .with_context(|| format!("cannot make the data directory {}", root.display()))?;
-        Ok(Self { root: root.to_owned() })
+        let directory = File::open(root).with_context(|| format!("cannot open {}", root.display()))?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            Errno::EWOULDBLOCK => anyhow::anyhow!(
+                "{} is in use by another mesh-coordinator: stop that one, or use another --data-dir",
+                root.display()
+            ),
+            other => anyhow::anyhow!("cannot lock {}: {other}", root.display()),
+        })?;
+        Ok(Self { root: root.to_owned(), _lock: lock })
+    }
+
+    /// Allows a join into this directory: a new one, or one where a join was cut short. A replica whose log is lost must
+    /// not come back under its old key, by which the mesh would know it, and vote again.
+    pub(crate) fn begin_join(&self) -> anyhow::Result<()> {
+        let was_a_replica = self.root.join("identity.key").exists() && !self.root.join(JOINING).exists();
+        ensure!(
+            !was_a_replica,
+            "{} holds a coordinator's identity key, but its membership file is gone: restore the whole directory, or \
+             move it away and join as a new coordinator",
+            self.root.display()
+        );
+        self.replace(JOINING, &[])
     }
 
     /// The identity key; made at the first call.
@@ -137,7 +165,12 @@ impl Home {
         let mut bytes = vec![FORMAT];
         ciborium::into_writer(standing, &mut bytes).context("cannot encode the membership file")?;
         self.replace("membership", &bytes)?;
-        Ok(disk)
+        match fs::remove_file(self.root.join(JOINING)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.root.join(JOINING).display()))
+            }
+            _ => Ok(disk),
+        }
     }
 
     /// Opens the Raft store of a replica that exists.
@@ -187,8 +220,12 @@ impl Home {
         drop(disk);
         let kept = self.root.join(format!("raft.redb.before-term-{term}"));
         let swap = || -> io::Result<()> {
-            // A hard link, so that at no instant the directory is without a store.
-            fs::hard_link(&path, &kept)?;
+            // A hard link, so that at no instant the directory is without a store. One that is there already is from a
+            // recovery that was cut short here: terms only grow.
+            match fs::hard_link(&path, &kept) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
             fs::rename(&draft, &path)?;
             File::open(&self.root)?.sync_all()
         };
@@ -275,6 +312,42 @@ mod tests {
         drop(home.settle(&standing(2)).await.unwrap());
         fs::remove_file(root.path().join("membership")).unwrap();
         home.settle(&standing(3)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_a_replicas_joins_nothing_under_its_old_key() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::open(root.path()).unwrap();
+        home.begin_join().unwrap();
+        home.identity().unwrap();
+        home.begin_join().expect("a join that was cut short may be repeated");
+        drop(home.settle(&standing(2)).await.unwrap());
+        for lost in ["membership", "raft.redb"] {
+            fs::remove_file(root.path().join(lost)).unwrap();
+        }
+        let error = home.begin_join().unwrap_err().to_string();
+        assert!(error.contains("move it away"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_recovery_that_was_cut_short_can_be_repeated() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::open(root.path()).unwrap();
+        let standing = standing(2);
+        drop(home.settle(&standing).await.unwrap());
+        fs::hard_link(home.store_path(), root.path().join("raft.redb.before-term-4")).unwrap();
+        home.replace_store(&standing, 4, 9, &Registry::new()).await.unwrap();
+        assert_eq!(home.store(&standing).unwrap().remains().unwrap().index, 10);
+    }
+
+    #[test]
+    fn two_processes_never_share_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::open(root.path()).unwrap();
+        let error = Home::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains("in use"), "{error}");
+        drop(home);
+        Home::open(root.path()).unwrap();
     }
 
     #[test]

@@ -138,6 +138,7 @@ async fn token_file(path: &Path) -> anyhow::Result<String> {
 
 /// Joins a mesh as a further replica. Repeating it after a lost answer gives the same identity.
 pub(crate) async fn join(home: &Home, options: &Serve, token: &JoinToken) -> anyhow::Result<(Standing, Disk)> {
+    home.begin_join()?;
     let key = home.identity()?;
     let request = v1::JoinClusterRequest {
         mesh: Bytes::copy_from_slice(token.mesh.as_bytes()),
