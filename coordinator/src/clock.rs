@@ -3,6 +3,7 @@
 use mesh_coordinator_core::clock::{ClockGuard, ClockRefusal, Monotonic, Now, Witness};
 use mesh_types::MeshTime;
 use nix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
@@ -10,6 +11,8 @@ use std::time::SystemTime;
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     guard: Arc<Mutex<ClockGuard>>,
+    /// The other replicas' clocks say that this one's is wrong.
+    doubted: Arc<AtomicBool>,
     /// The operator vouches for the wall clock.
     confirmed: bool,
 }
@@ -17,7 +20,22 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock that knows no stamp yet. `confirmed` if the operator says that the wall clock is right.
     pub(crate) fn new(confirmed: bool) -> Self {
-        Self { guard: Arc::new(Mutex::new(ClockGuard::new(MeshTime(0), monotonic()))), confirmed }
+        let guard = Arc::new(Mutex::new(ClockGuard::new(MeshTime(0), monotonic())));
+        Self { guard, doubted: Arc::default(), confirmed }
+    }
+
+    /// Whether the other replicas' clocks say that this one's is wrong, from now on.
+    pub(crate) fn doubt(&self, doubted: bool) {
+        self.doubted.store(doubted, Ordering::Relaxed);
+    }
+
+    /// Both clocks, for nodes: they judge deadlines by it, so a wall clock that is known to be wrong is left out.
+    pub(crate) fn told(&self) -> Now {
+        let monotonic = monotonic();
+        match self.doubted.load(Ordering::Relaxed) {
+            true => Now { monotonic, mesh: self.guard().elapsed_time(monotonic) },
+            false => self.now(),
+        }
     }
 
     /// Both clocks: the mesh time is the wall clock, held to what the registry's stamps allow.
@@ -90,5 +108,17 @@ mod tests {
         clock.observe(ahead);
         let second = clock.now();
         assert!(second.mesh >= ahead && second.monotonic >= first.monotonic);
+    }
+
+    #[test]
+    fn a_clock_in_doubt_is_not_told_to_nodes() {
+        let clock = Clock::new(false);
+        let behind = wall() - mesh_types::MeshDuration::from_secs(300);
+        clock.observe(behind);
+        assert!(clock.told().mesh > behind + mesh_types::MeshDuration::from_secs(200), "the wall clock's");
+        clock.doubt(true);
+        assert!(clock.told().mesh < behind + mesh_types::MeshDuration::from_secs(200), "what elapsed");
+        clock.doubt(false);
+        assert!(clock.told().mesh > behind + mesh_types::MeshDuration::from_secs(200), "the wall clock's again");
     }
 }

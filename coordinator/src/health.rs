@@ -91,6 +91,7 @@ async fn judge_own_clock(replica: &Replica) {
     let status = replica.raft.status();
     let offsets = replica.health.offsets(&status.voters);
     let far_off = is_far_off(&offsets);
+    replica.clock.doubt(far_off);
     if replica.raft.stand_for_election(!far_off) {
         if far_off {
             tracing::error!(

@@ -103,7 +103,7 @@ impl Sessions {
 /// Runs until the process ends.
 pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events: mpsc::Receiver<Event>) {
     let mut hub = HubLoop {
-        hub: Hub::new(me, clock.now()),
+        hub: Hub::new(me, clock.told()),
         view: raft.view().clone(),
         clock,
         sessions: BTreeMap::new(),
@@ -161,18 +161,18 @@ impl HubLoop {
         let (hub, clock) = (&mut self.hub, &self.clock);
         self.view.read(|registry| {
             clock.observe(registry.time());
-            act(hub, registry, clock.now());
+            act(hub, registry, clock.told());
         });
     }
 
     fn look(&mut self, raft: &Raft) {
         let status = raft.status();
         let health = Health { fresh: status.fresh, leader: status.leader, voters: status.voters };
-        self.hub.handle_cluster(health, self.clock.now());
+        self.hub.handle_cluster(health, self.clock.told());
     }
 
     fn handle(&mut self, event: Event) {
-        let now = self.clock.now();
+        let now = self.clock.told();
         match event {
             Event::Opened { session, node, queue, reader } => {
                 self.sessions.insert(session, Stream { queue, reader });
@@ -235,7 +235,7 @@ impl HubLoop {
             if stream.queue.capacity() > 1 && stream.queue.try_send(message.clone()).is_ok() {
                 continue;
             }
-            let now = self.clock.now();
+            let now = self.clock.told();
             tracing::info!(session = session.0, "session reads too slowly");
             self.hub.handle_closed(*session, now);
             self.close(*session, CloseReason::SlowReader);
@@ -259,7 +259,7 @@ impl HubLoop {
     fn end_exchange(&mut self, peer: CoordinatorId, is_meant: impl FnOnce(u64) -> bool) {
         if self.exchanges.get(&peer).is_some_and(|(stream, _)| is_meant(*stream)) {
             self.exchanges.remove(&peer);
-            self.hub.handle_exchange_closed(peer, self.clock.now());
+            self.hub.handle_exchange_closed(peer, self.clock.told());
         }
     }
 }

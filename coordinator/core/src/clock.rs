@@ -156,6 +156,11 @@ impl ClockGuard {
         wall.min(self.expected(now) + MAX_JUMP).max(self.highest)
     }
 
+    /// What a replica whose clock is wrong can still say: the last stamp, and what elapsed since.
+    pub fn elapsed_time(&self, now: Monotonic) -> MeshTime {
+        self.expected(now).max(self.highest)
+    }
+
     fn expected(&self, now: Monotonic) -> MeshTime {
         self.base.0 + now.since(self.base.1)
     }
@@ -250,6 +255,14 @@ mod tests {
         assert_eq!(guard.mesh_time(START + MeshDuration(HOUR), Monotonic(5)), START + MAX_JUMP);
         assert_eq!(guard.mesh_time(MeshTime(7), Monotonic(5)), START);
         assert_eq!(guard.mesh_time(START + MeshDuration(9), Monotonic(5)), START + MeshDuration(9));
+    }
+
+    #[test]
+    fn a_replica_that_distrusts_its_clock_tells_what_elapsed_since_the_last_stamp() {
+        let mut guard = guard();
+        assert_eq!(guard.elapsed_time(Monotonic(5 + HOUR)), START + MeshDuration(HOUR));
+        guard.observe(START + MeshDuration(2 * HOUR), Monotonic(5 + HOUR));
+        assert_eq!(guard.elapsed_time(Monotonic(6 + HOUR)), START + MeshDuration(2 * HOUR + 1));
     }
 
     #[test]
