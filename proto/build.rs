@@ -5,6 +5,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["mesh/v1/membership.proto", "mesh/v1/cluster.proto", "mesh/v1/admin.proto", "mesh/v1/local.proto"];
     println!("cargo:rerun-if-changed=mesh");
     let descriptors = protox::compile(FILES, ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // These hold tokens, keys and passphrases: src/redacted.rs prints them without.
+    const SECRET: [&str; 6] = [
+        "mesh.v1.JoinRequest",
+        "mesh.v1.JoinClusterRequest",
+        "mesh.v1.JoinClusterReply",
+        "mesh.v1.CreateTokenReply",
+        "mesh.v1.BackupRequest",
+        "mesh.v1.LocalJoinRequest",
+    ];
+    tonic_prost_build::configure().bytes(".").skip_debug(SECRET).compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::certificate::Identity;
 use crate::join_proof::Exporter;
 use crate::tls::{EXPORTER_LABEL, identity_of};
 use futures::Stream;
-use mesh_types::limits::MAX_HANDSHAKES;
+use mesh_types::limits::{MAX_HANDSHAKES, MAX_STRANGERS};
 use rustls::ServerConfig;
 use std::io;
 use std::net::SocketAddr;
@@ -18,12 +18,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
 /// An honest handshake takes two round trips; slower ones only hold a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A join takes a few calls, the longest of which waits for a quorum for some seconds.
+const STRANGER_STAY: Duration = Duration::from_secs(30);
 /// After accept itself failed, usually for want of file descriptors, trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,13 +48,41 @@ pub fn caller<T>(request: &tonic::Request<T>) -> Option<&Caller> {
 
 /// Accepts connections for tonic's `serve_with_incoming`. The stream never ends and yields no error.
 pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
-    Incoming { listener, acceptor: config.into(), handshakes: JoinSet::new(), pause: None }
+    Incoming {
+        listener,
+        acceptor: config.into(),
+        strangers: Strangers::default(),
+        handshakes: JoinSet::new(),
+        pause: None,
+    }
+}
+
+/// How many connections without a certificate there may be at once, and for how long each: whoever can reach the port
+/// can open them, and they must not take the place of members'.
+#[derive(Clone, Debug)]
+pub struct Strangers {
+    places: Arc<Semaphore>,
+    stay: Duration,
+}
+
+impl Strangers {
+    /// At most `most` at once, each for `stay`.
+    pub fn new(most: usize, stay: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(most)), stay }
+    }
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self::new(MAX_STRANGERS, STRANGER_STAY)
+    }
 }
 
 /// The stream of accepted connections.
 pub struct Incoming {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    strangers: Strangers,
     handshakes: JoinSet<Option<TlsStream>>,
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -74,6 +105,12 @@ impl Stream for Incoming {
 }
 
 impl Incoming {
+    /// Takes other limits on those without a certificate.
+    pub fn with_strangers(mut self, strangers: Strangers) -> Self {
+        self.strangers = strangers;
+        self
+    }
+
     /// Begins handshakes with all that wait, as far as there is room.
     fn accept(&mut self, cx: &mut Context<'_>) {
         while self.handshakes.len() < MAX_HANDSHAKES {
@@ -86,7 +123,8 @@ impl Incoming {
             match self.listener.poll_accept(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, remote))) => {
-                    self.handshakes.spawn(handshake(self.acceptor.clone(), stream, remote));
+                    let (acceptor, strangers) = (self.acceptor.clone(), self.strangers.clone());
+                    self.handshakes.spawn(handshake(acceptor, strangers, stream, remote));
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -97,8 +135,13 @@ impl Incoming {
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr) -> Option<TlsStream> {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, establish(acceptor, stream, remote)).await {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    strangers: Strangers,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> Option<TlsStream> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, establish(acceptor, strangers, stream, remote)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             tracing::debug!(%remote, %error, "handshake failed");
@@ -111,7 +154,12 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr)
     }
 }
 
-async fn establish(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr) -> io::Result<TlsStream> {
+async fn establish(
+    acceptor: TlsAcceptor,
+    strangers: Strangers,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> io::Result<TlsStream> {
     stream.set_nodelay(true)?;
     let inner = acceptor.accept(stream).await?;
     let session = inner.get_ref().1;
@@ -119,12 +167,29 @@ async fn establish(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr)
     let identity = identity_of(session.peer_certificates());
     // A socket for both families shows IPv4 callers as mapped addresses.
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    Ok(TlsStream { caller: Caller { remote, identity, exporter }, inner })
+    let visit = match identity {
+        Some(_) => None,
+        None => Some(Visit {
+            _place: strangers
+                .places
+                .try_acquire_owned()
+                .map_err(|_| io::Error::other("too many without certificate"))?,
+            ends: Box::pin(tokio::time::sleep(strangers.stay)),
+        }),
+    };
+    Ok(TlsStream { caller: Caller { remote, identity, exporter }, visit, inner })
+}
+
+/// The stay of one without a certificate.
+struct Visit {
+    _place: OwnedSemaphorePermit,
+    ends: Pin<Box<tokio::time::Sleep>>,
 }
 
 /// An accepted connection.
 pub struct TlsStream {
     caller: Caller,
+    visit: Option<Visit>,
     inner: tokio_rustls::server::TlsStream<TcpStream>,
 }
 
@@ -144,7 +209,13 @@ impl Connected for TlsStream {
 }
 
 impl AsyncRead for TlsStream {
+    /// HTTP/2 always waits to read, so the end of a visit is noticed here.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(visit) = &mut self.visit
+            && visit.ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

@@ -5,6 +5,7 @@
 use ed25519_dalek::SigningKey;
 use mesh_proto::certificate::{LEAF_LIFETIME, identity_key};
 use mesh_proto::dial::Failure;
+use mesh_proto::listen::Strangers;
 use mesh_proto::tls::{VerifyError, server_config};
 use mesh_proto::v1::membership_client::MembershipClient;
 use mesh_proto::v1::membership_server::{Membership, MembershipServer};
@@ -223,6 +224,24 @@ async fn handshakes_that_stall_or_fail_hold_up_nobody() {
 }
 
 #[tokio::test]
+async fn strangers_find_few_places_and_leave_them_and_members_always_find_one() {
+    let mesh = World::new(MESH);
+    let (most, stay) = (2, Duration::from_secs(1));
+    let server = mesh.serve_strangers(mesh.credentials(COORDINATOR), Strangers::new(most, stay)).await;
+    let join = || mesh.join(&server, MESH, mesh.pin());
+    let (_first, _second) = (join().await.unwrap(), join().await.unwrap());
+    join().await.unwrap_err();
+    mesh.dial(NODE, &server, Expect::AnyCoordinator).await.unwrap();
+    // Their time passes, although they stay silent and keep their ends open.
+    let third = async {
+        while join().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), third).await.expect("no place becomes free");
+}
+
+#[tokio::test]
 async fn the_first_address_that_answers_as_expected_is_kept() {
     let (mesh, stranger) = (World::new(MESH), World::new(MESH));
     let (server, wrong) = (mesh.serve(COORDINATOR).await, stranger.serve(COORDINATOR).await);
@@ -365,6 +384,10 @@ impl World {
     }
 
     async fn serve_with(&self, credentials: Credentials) -> Server {
+        self.serve_strangers(credentials, Strangers::default()).await
+    }
+
+    async fn serve_strangers(&self, credentials: Credentials, strangers: Strangers) -> Server {
         let (callers, seen) = mpsc::unbounded_channel();
         let config = server_config(credentials, self.trust.clone());
         // A runtime of its own can be ended with all its connections, as a process can.
@@ -374,7 +397,7 @@ impl World {
             let address = listener.local_addr().unwrap();
             let service = MembershipServer::new(Recorder { callers });
             let server = tonic::transport::Server::builder().add_service(service);
-            tokio::spawn(server.serve_with_incoming(listen::incoming(listener, config)));
+            tokio::spawn(server.serve_with_incoming(listen::incoming(listener, config).with_strangers(strangers)));
             address
         };
         let address = runtime.spawn(serve).await.unwrap();

@@ -57,6 +57,9 @@ pub const MAX_SOFTWARE: usize = 64;
 /// TLS handshakes under way at once on one listener: each holds some 50 KiB and ends within seconds.
 pub const MAX_HANDSHAKES: usize = 1_024;
 
+/// Connections without a certificate at once on one listener: machines that join, each for a second or so.
+pub const MAX_STRANGERS: usize = 1_024;
+
 /// Removed nodes whose id and keys stay barred. The oldest are forgotten beyond it: without a join token they cannot
 /// come back either way.
 pub const MAX_REMOVED: usize = MAX_NODES;
