@@ -6,6 +6,7 @@
 use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
 use crate::link::{HostRoute, LinkConfig, LinkError, Links};
 use crate::probe::{Datagram, ProbeSockets};
+use futures::TryFutureExt as _;
 use futures::future::BoxFuture;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_node_core::{DesiredLink, Link};
@@ -77,6 +78,9 @@ pub trait Ground: Send + Sync {
     /// Makes or takes over the interface.
     fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>>;
 
+    /// Takes away a device with the key `ours` that an earlier run left; whether there was one.
+    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>>;
+
     /// Gives the interface its addresses, routes and MTU, and brings it up.
     fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>>;
 
@@ -98,6 +102,10 @@ pub struct RealGround {
 impl Ground for RealGround {
     fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>> {
         Box::pin(device::open(&self.interface, self.backend, Some(ours)))
+    }
+
+    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>> {
+        Box::pin(device::clear(&self.interface, ours))
     }
 
     fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>> {
@@ -208,7 +216,8 @@ impl Host {
     /// Makes the interface what it should be. What fails is tried again later, see [`Host::remake_at`].
     pub(crate) async fn make(&mut self, desired: &DesiredLink) {
         match desired {
-            DesiredLink::Down => self.take_down().await,
+            // What fails is in the log and in the status, and tried again.
+            DesiredLink::Down => drop(self.take_down().await),
             DesiredLink::Up(link) => {
                 self.desired = Some(link.clone());
                 self.remake().await;
@@ -218,14 +227,20 @@ impl Host {
 
     /// Tries again what [`Host::make`] was asked for. Harmless when all is well.
     pub(crate) async fn remake(&mut self) {
-        let Some(link) = self.desired.clone() else { return };
-        self.trouble = match self.try_make(&link).await {
-            Ok(()) => None,
-            Err(error) => {
-                warn!(interface = self.interface, %error, "the interface is not as it should be");
-                Some((error, Instant::now() + RETRY))
+        let Some(link) = self.desired.clone() else {
+            if self.trouble.is_some() {
+                drop(self.take_down().await);
             }
+            return;
         };
+        let before = self.trouble.take().map(|(error, _)| error.to_string());
+        if let Err(error) = self.try_make(&link).await {
+            // Tried again for as long as it takes: said once.
+            if before.is_none_or(|before| before != error.to_string()) {
+                warn!(interface = self.interface, %error, "the interface is not as it should be");
+            }
+            self.trouble = Some((error, Instant::now() + RETRY));
+        }
     }
 
     async fn try_make(&mut self, link: &Link) -> Result<(), HostError> {
@@ -245,18 +260,30 @@ impl Host {
         Ok(())
     }
 
-    /// Takes the interface away, with everything on it. Harmless if there is none.
-    pub(crate) async fn take_down(&mut self) {
+    /// Takes the interface away, with everything on it, also one that an earlier run left. Harmless if there is none;
+    /// what fails is tried again later, see [`Host::remake_at`].
+    pub(crate) async fn take_down(&mut self) -> Result<(), String> {
         self.desired = None;
         self.probes = None;
         self.trouble = None;
         self.device_trouble = None;
-        let Some(device) = self.device.take() else { return };
-        match timeout(LONGEST, device.remove()).await {
-            Ok(Ok(()) | Err(DeviceError::Gone { .. })) => info!(interface = self.interface, "interface removed"),
-            Ok(Err(error)) => warn!(interface = self.interface, %error, "interface not removed"),
-            Err(_) => warn!(interface = self.interface, "removing the interface takes too long"),
-        }
+        let removed = match self.device.take() {
+            Some(device) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
+            None => timeout(LONGEST, self.ground.clear(self.ours)).await,
+        };
+        let error = match removed {
+            Ok(Ok(true) | Err(DeviceError::Gone { .. })) => {
+                info!(interface = self.interface, "interface removed");
+                return Ok(());
+            }
+            Ok(Ok(false)) => return Ok(()),
+            Ok(Err(error)) => HostError::Device(error),
+            Err(_) => HostError::Slow { doing: "removing the interface" },
+        };
+        warn!(interface = self.interface, %error, "interface not removed");
+        let reason = error.to_string();
+        self.trouble = Some((error, Instant::now() + RETRY));
+        Err(reason)
     }
 
     /// Takes the MTU that the underlay allows.
@@ -309,8 +336,11 @@ impl Host {
             Ok(Err(error)) => HostError::Device(error),
             Err(_) => HostError::Slow { doing },
         };
-        warn!(interface = self.interface, %error, doing, "the device does not do as asked");
-        self.device_trouble = Some(error.to_string());
+        let reason = error.to_string();
+        if self.device_trouble.as_ref() != Some(&reason) {
+            warn!(interface = self.interface, %error, doing, "the device does not do as asked");
+        }
+        self.device_trouble = Some(reason);
         if let HostError::Device(DeviceError::Gone { .. }) = &error {
             // Somebody removed the interface. It is made anew at once, and the core reads it again.
             self.device = None;

@@ -43,6 +43,9 @@ pub(crate) enum Refusal {
         /// Whether it is for lack of rights.
         permission: bool,
     },
+    /// The interface was not taken away.
+    #[error("the interface is still there: {0}; meshd goes on trying, see its log")]
+    StillThere(String),
     /// Joined, but nothing was heard yet.
     #[error("joined as {name}, but no session has begun yet ({reason}); meshd goes on trying, see `meshctl status`")]
     NoSession {
@@ -74,7 +77,7 @@ impl Refusal {
             Self::Host(error) if error.is_permission() => Code::PermissionDenied,
             Self::Interface { permission: true, .. } => Code::PermissionDenied,
             Self::Host(error) if error.is_taken() => Code::AlreadyExists,
-            Self::Host(_) | Self::Interface { .. } | Self::State(_) => Code::Internal,
+            Self::Host(_) | Self::Interface { .. } | Self::StillThere(_) | Self::State(_) => Code::Internal,
             Self::NoSession { .. } | Self::Leave(_) => Code::Unavailable,
             Self::NoPeer(_) | Self::Ping(PingError::UnknownPeer(_)) => Code::NotFound,
             Self::Ping(PingError::Down) => Code::FailedPrecondition,

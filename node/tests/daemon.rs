@@ -10,6 +10,7 @@ use mesh_node::failure::Failure;
 use mesh_node::link::HostRoute;
 use mesh_node::options::Options;
 use mesh_node::run::run_on;
+use mesh_node_core::journal::{Intent, Record, encode};
 use mesh_proto::local;
 use mesh_proto::v1::local_client::LocalClient;
 use mesh_proto::v1::{
@@ -253,6 +254,67 @@ async fn down_takes_the_interface_away_also_over_a_restart_and_up_brings_it_back
     daemon.client.up(UpRequest {}).await.unwrap();
     daemon.wait_for(|status| status.phase == "up" && status.session.is_some()).await;
     assert_eq!(ground.device().unwrap().device().peers.len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_and_down_are_done_when_they_return() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    for _ in 0..10 {
+        daemon.client.down(DownRequest {}).await.unwrap();
+        assert!(ground.device().unwrap().is_removed());
+        daemon.client.up(UpRequest {}).await.unwrap();
+        assert!(!ground.device().unwrap().is_removed());
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interface_that_does_not_go_is_no_success_and_is_tried_for_again() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    ground.cling(true);
+    let error = daemon.client.down(DownRequest {}).await.unwrap_err();
+    assert!(error.message().contains("still there"), "{error}");
+    let error = daemon.client.leave(LocalLeaveRequest { force: false }).await.unwrap_err();
+    assert!(error.message().contains("still there"), "{error}");
+    let kept = |name| std::fs::read(home.path().join("state").join(name)).ok();
+    let key = kept("wireguard.key");
+    assert!(kept("membership").is_some(), "it is known who must leave, and by the key what is ours");
+    ground.cling(false);
+    daemon.client.leave(LocalLeaveRequest { force: false }).await.unwrap();
+    assert!(ground.device().unwrap().is_removed());
+    assert!(kept("membership").is_none() && kept("wireguard.key") != key);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_a_run_cut_off_in_down_left_behind_is_taken_away_by_the_next() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    daemon.stop().await;
+    assert!(!ground.device().unwrap().is_removed(), "as the kernel's, which outlives its daemon");
+    // What was decided is on disk, and then the power went.
+    let mut journal = std::fs::File::options().append(true).open(home.path().join("state/journal")).unwrap();
+    std::io::Write::write_all(&mut journal, &encode(&Record::Intent(Intent::Down))).unwrap();
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    assert_eq!(daemon.status().await.phase, "down");
+    assert!(ground.device().unwrap().is_removed());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_old_stream_is_not_missed_yet_comes_in_as_soon_as_it_is() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.refuse_as_duplicate(2);
+    stage.cut_sessions();
+    daemon.wait_for(|status| stage.refusals() == 0 && status.session.is_some() && status.warnings.is_empty()).await;
     daemon.stop().await;
 }
 

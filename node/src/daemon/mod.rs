@@ -23,7 +23,7 @@ use crate::state::{Keys, Membership, Standing, StateDir};
 use crate::token;
 use member::Member;
 use mesh_node_core::{Now, SessionEvent};
-use mesh_proto::v1::{LocalJoinReply, LocalLeaveReply};
+use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use mesh_types::netmap::Certificate;
 use mesh_types::{JoinToken, MeshTime, NodeName};
 use std::future::pending;
@@ -88,6 +88,12 @@ struct Joiner {
     already: bool,
 }
 
+/// A caller of `up` or `down`, who waits for it to be done.
+enum Intender {
+    Up(Answer<UpReply>),
+    Down(Answer<DownReply>),
+}
+
 /// The daemon.
 pub(crate) struct Daemon {
     options: Options,
@@ -99,6 +105,7 @@ pub(crate) struct Daemon {
     steps: Vec<Step>,
     tasks: JoinSet<Outcome>,
     joiners: Vec<Joiner>,
+    intenders: Vec<Intender>,
     /// When the joiners are told that no session has begun.
     patience: Option<Instant>,
     leaving: Option<(Answer<LocalLeaveReply>, bool)>,
@@ -129,6 +136,7 @@ impl Daemon {
             steps: Vec::new(),
             tasks: JoinSet::new(),
             joiners: Vec::new(),
+            intenders: Vec::new(),
             patience: None,
             leaving: None,
             monitor: Some(monitor),
@@ -150,6 +158,7 @@ impl Daemon {
             }
             Some(membership) => {
                 warn!(node = %membership.record.name, "this node was removed from the mesh");
+                self.steps.push(Step::TakeDown);
                 self.life = Life::Removed(Box::new(membership));
             }
             None => self.wait_for_token(),
@@ -256,7 +265,8 @@ impl Daemon {
             Some(News::Heard(message)) => member.node.handle_message(message, now),
             Some(News::Closed) => member.closed(now),
             Some(News::Unreachable(why)) => {
-                if member.unreachable.as_ref() != Some(&why) {
+                // Once for each outage; the order in which addresses fail is another each time.
+                if member.unreachable.is_none() {
                     warn!(reason = why, "no session with a coordinator; the tunnels go on without");
                 }
                 member.unreachable = Some(why);

@@ -1,6 +1,6 @@
 //! What local callers ask for.
 
-use super::{Daemon, FIRST_NETMAP, Joiner, Life, Outcome, Step};
+use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, Outcome, Step};
 use crate::ask::AskError;
 use crate::local::{Answer, Ping, Request};
 use crate::refusal::Refusal;
@@ -8,7 +8,7 @@ use crate::state::Standing;
 use crate::status::{self, Scene};
 use mesh_node_core::node::PingError;
 use mesh_node_core::{Intent, Now};
-use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
+use mesh_proto::v1::{LocalJoinReply, LocalLeaveReply};
 use mesh_types::{JoinToken, NodeName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,8 +24,14 @@ impl Daemon {
             Request::Status(answer) => drop(answer.send(Ok(self.picture(now)))),
             Request::Join { token, name, answer } => self.handle_join(token, name, answer, now),
             Request::Ping { peer, answer } => drop(answer.send(self.ping(&peer, now))),
-            Request::Down(answer) => drop(answer.send(self.intend(Intent::Down, now).map(|()| DownReply {}))),
-            Request::Up(answer) => drop(answer.send(self.intend(Intent::Up, now).map(|()| UpReply {}))),
+            Request::Down(answer) => match self.intend(Intent::Down, now) {
+                Ok(()) => self.intenders.push(Intender::Down(answer)),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
+            Request::Up(answer) => match self.intend(Intent::Up, now) {
+                Ok(()) => self.intenders.push(Intender::Up(answer)),
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            },
             Request::Leave { force, answer } => self.handle_leave(force, answer),
         }
     }

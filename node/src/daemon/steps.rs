@@ -1,7 +1,7 @@
 //! The end of a turn: what events asked for, then what the core asks for, then what callers wait for.
 
 use super::member::{Member, Ports};
-use super::{Daemon, FIRST_NETMAP, Joiner, Life, MONITOR_RETRY, Outcome, Step};
+use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, MONITOR_RETRY, Outcome, Step};
 use crate::clock;
 use crate::failure::Failure;
 use crate::host::HostError;
@@ -10,7 +10,7 @@ use crate::port;
 use crate::refusal::Refusal;
 use crate::state::{Membership, Standing};
 use mesh_node_core::Now;
-use mesh_proto::v1::{LocalJoinReply, LocalLeaveReply};
+use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -29,6 +29,7 @@ impl Daemon {
         }
         self.perform().await;
         self.answer_joiners();
+        self.answer_intenders();
     }
 
     async fn step(&mut self, step: Step) {
@@ -38,7 +39,8 @@ impl Daemon {
                 Err(error) => self.join_failed(Refusal::Host(error), by_file),
             },
             Step::BecomeMember { membership, fresh } => self.become_member(*membership, fresh),
-            Step::TakeDown => self.host.take_down().await,
+            // What fails is in the log, and tried again.
+            Step::TakeDown => drop(self.host.take_down().await),
             Step::SetMtu(mtu) => self.host.set_mtu(mtu).await,
             Step::Forget { told } => {
                 let forgotten = self.forget().await;
@@ -147,12 +149,33 @@ impl Daemon {
         }
     }
 
-    /// Removes everything of the membership from this host.
+    /// Tells those who asked for the interface to come or go what became of it.
+    fn answer_intenders(&mut self) {
+        for intender in self.intenders.drain(..) {
+            let trouble = self.host.trouble();
+            // A caller who is gone does not need the answer.
+            match intender {
+                Intender::Up(answer) if self.host.stands() => drop(answer.send(Ok(UpReply {}))),
+                Intender::Up(answer) => drop(answer.send(Err(not_up(trouble)))),
+                Intender::Down(answer) => {
+                    let done = trouble.map_or(Ok(DownReply {}), |error| Err(Refusal::StillThere(error.to_string())));
+                    drop(answer.send(done));
+                }
+            }
+        }
+    }
+
+    /// Removes everything of the membership from this host. The interface comes first: without the key that is wiped
+    /// then, nobody could tell that it is ours. Where it does not go, leaving can be asked for again.
     async fn forget(&mut self) -> Result<(), Refusal> {
-        self.life = Life::New;
+        self.life = match std::mem::replace(&mut self.life, Life::New) {
+            Life::Member(member) => Life::Removed(Box::new(member.membership)),
+            other => other,
+        };
         self.patience = None;
-        self.host.take_down().await;
+        self.host.take_down().await.map_err(Refusal::StillThere)?;
         self.state.wipe()?;
+        self.life = Life::New;
         // The old keys are barred in the mesh that was left.
         self.keys = Arc::new(self.state.keys()?);
         self.host.set_key(self.keys.public_key());
@@ -168,6 +191,11 @@ impl Daemon {
             error!(%error, "that this node was removed could not be kept");
         }
         self.life = Life::Removed(Box::new(membership));
+        self.patience = None;
+        for joiner in self.joiners.drain(..) {
+            // A caller who is gone does not need the answer.
+            let _ = joiner.answer.send(Err(Refusal::Removed));
+        }
     }
 
     pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
@@ -201,9 +229,16 @@ impl Daemon {
     }
 }
 
+fn not_up(trouble: Option<&HostError>) -> Refusal {
+    Refusal::Interface {
+        reason: trouble.map_or_else(|| "it is being made".to_owned(), ToString::to_string),
+        permission: trouble.is_some_and(HostError::is_permission),
+    }
+}
+
 fn not_ready(trouble: Option<&HostError>, member: &Member) -> Refusal {
-    if let Some(error) = trouble {
-        return Refusal::Interface { reason: error.to_string(), permission: error.is_permission() };
+    if trouble.is_some() {
+        return not_up(trouble);
     }
     let reason = member.unreachable.clone().unwrap_or_else(|| "a coordinator answered, but sent no netmap".to_owned());
     Refusal::NoSession { name: member.membership.record.name.to_string(), reason }

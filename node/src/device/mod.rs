@@ -130,6 +130,23 @@ pub async fn open(
     }
 }
 
+/// Takes away the device of that name if it has the key `ours`: an earlier run left it. Says whether there was one.
+///
+/// Unlike [`open`] it leaves one without a key alone: that one may be anybody's.
+pub async fn clear(interface: &str, ours: PublicKey) -> Result<bool, DeviceError> {
+    check_name(interface)?;
+    let mut device = match kernel::Kernel::adopt(interface, Some(ours)).await {
+        Ok(Some(device)) => device,
+        Ok(None) | Err(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if device.read().await?.public_key != Some(ours) {
+        return Ok(false);
+    }
+    Box::new(device).remove().await?;
+    Ok(true)
+}
+
 /// Opens the embedded engine, in place of our own kernel device if a former run left one.
 async fn open_userspace(interface: &str, ours: Option<PublicKey>) -> Result<Box<dyn Device>, DeviceError> {
     if let Some(former) = kernel::Kernel::adopt(interface, ours).await? {

@@ -8,10 +8,11 @@ use ed25519_dalek::SigningKey;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use mesh_node::device::fake::{Fake, Handle};
-use mesh_node::device::{Device, DeviceError};
+use mesh_node::device::{Backend, Device, DeviceError};
 use mesh_node::host::Ground;
 use mesh_node::link::{HostRoute, LinkConfig, LinkError};
 use mesh_node::probe::ProbeSockets;
+use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_proto::certificate::{identity_key, read_request};
 use mesh_proto::convert::{self, Wire as _};
 use mesh_proto::join_proof::{Challenger, Statement};
@@ -81,6 +82,8 @@ struct Book {
     opened: usize,
     left: bool,
     removed: bool,
+    /// How many sessions to refuse, because an older stream is not missed yet.
+    refusals: usize,
 }
 
 /// A coordinator that knows one node and one peer.
@@ -163,6 +166,16 @@ impl Stage {
     /// Ends all sessions, as a coordinator that stops.
     pub(crate) fn cut_sessions(&self) {
         self.book.lock().unwrap().sessions.clear();
+    }
+
+    /// Takes the next `count` sessions for those of a second daemon.
+    pub(crate) fn refuse_as_duplicate(&self, count: usize) {
+        self.book.lock().unwrap().refusals = count;
+    }
+
+    /// How many sessions are still to be refused.
+    pub(crate) fn refusals(&self) -> usize {
+        self.book.lock().unwrap().refusals
     }
 
     /// Is gone from now on: the port is closed and sessions end.
@@ -265,6 +278,11 @@ impl Membership for Stage {
             say.try_send(Ok(CoordinatorMessage::Close(CloseReason::Removed).to_wire())).unwrap();
             return Ok(Response::new(ReceiverStream::new(said).boxed()));
         }
+        if book.refusals > 0 {
+            book.refusals -= 1;
+            say.try_send(Ok(CoordinatorMessage::Close(CloseReason::DuplicateIdentity).to_wire())).unwrap();
+            return Ok(Response::new(ReceiverStream::new(said).boxed()));
+        }
         let welcome =
             Welcome { coordinator: COORDINATOR, epoch: EPOCH, incarnation: Incarnation(0), tick: self.tick() };
         let page = SnapshotPage {
@@ -318,6 +336,8 @@ struct PretenceState {
     device: Option<Handle>,
     link: Option<LinkConfig>,
     forbids: bool,
+    /// Whether what stands cannot be taken away.
+    clings: bool,
     routes: Vec<HostRoute>,
 }
 
@@ -337,6 +357,11 @@ impl Pretence {
         self.state.lock().unwrap().routes = routes;
     }
 
+    /// Whether interfaces cannot be taken away any more, as when the right to do so is lost.
+    pub(crate) fn cling(&self, clings: bool) {
+        self.state.lock().unwrap().clings = clings;
+    }
+
     /// Lets nobody make interfaces from now on.
     pub(crate) fn forbid(&self) {
         self.state.lock().unwrap().forbids = true;
@@ -352,7 +377,21 @@ impl Ground for Pretence {
             }
             let (fake, handle) = Fake::new("pretence");
             state.device = Some(handle);
-            Ok(Box::new(fake) as Box<dyn Device>)
+            Ok(Box::new(Clinging { fake, ground: self.clone() }) as Box<dyn Device>)
+        }
+        .boxed()
+    }
+
+    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>> {
+        async move {
+            let state = self.state.lock().unwrap();
+            let left = |device: &&Handle| !device.is_removed() && device.device().public_key == Some(ours);
+            let Some(device) = state.device.as_ref().filter(left) else { return Ok(false) };
+            if state.clings {
+                return Err(DeviceError::Privilege { doing: "remove the interface".to_owned() });
+            }
+            device.pull();
+            Ok(true)
         }
         .boxed()
     }
@@ -371,5 +410,37 @@ impl Ground for Pretence {
 
     fn probes(&self, _link: &mesh_node_core::Link) -> std::io::Result<Option<ProbeSockets>> {
         Ok(None)
+    }
+}
+
+/// A device in memory that goes only if its ground lets it.
+struct Clinging {
+    fake: Fake,
+    ground: Pretence,
+}
+
+impl Device for Clinging {
+    fn backend(&self) -> Backend {
+        self.fake.backend()
+    }
+
+    fn interface(&self) -> &str {
+        self.fake.interface()
+    }
+
+    fn read(&mut self) -> BoxFuture<'_, Result<ActualDevice, DeviceError>> {
+        self.fake.read()
+    }
+
+    fn apply<'a>(&'a mut self, update: &'a DeviceUpdate) -> BoxFuture<'a, Result<(), DeviceError>> {
+        self.fake.apply(update)
+    }
+
+    fn remove(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
+        if self.ground.state.lock().unwrap().clings {
+            let error = DeviceError::Privilege { doing: "remove the interface".to_owned() };
+            return async { Err(error) }.boxed();
+        }
+        Box::new(self.fake).remove()
     }
 }
