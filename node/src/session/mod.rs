@@ -27,8 +27,9 @@ use tracing::{debug, info, warn};
 
 /// A session that lasted this long was a good one: the next dial waits no longer than the first.
 const GOOD: Duration = Duration::from_secs(10);
-/// The wait after being told that another daemon has our identity: nothing but a person changes that.
-const DUPLICATE_PAUSE: Duration = Duration::from_secs(5);
+/// The least wait after being told that another daemon has our identity, and half of the longest: mostly it is our own
+/// stream from before a power cut, which the coordinator takes some seconds to miss.
+const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
 /// The loop's orders are few; more waiting than this means that the task hangs.
 const ORDERS: usize = 16;
 
@@ -133,14 +134,17 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let begun = Instant::now();
             let next = match self.open().await {
-                Ok(open) => self.keep(open).await,
+                Ok(open) => {
+                    let begun = Instant::now();
+                    let next = self.keep(open).await;
+                    if begun.elapsed() >= GOOD {
+                        backoff = Backoff::new();
+                    }
+                    next
+                }
                 Err(next) => next,
             };
-            if begun.elapsed() >= GOOD {
-                backoff = Backoff::new();
-            }
             let pause = match next {
                 Next::Now => Duration::ZERO,
                 Next::Backoff => backoff.next(),
@@ -191,11 +195,23 @@ impl Keeper {
 
     /// Hands on what comes until the stream is at its end.
     async fn keep(&mut self, mut open: Open) -> Next {
+        let refused = open.refusal();
         if self.announce(&mut open).await.is_err() {
             return Next::Stop;
         }
+        let next = match refused {
+            Some(reason) => self.closed(open.coordinator, reason),
+            None => self.hand_on(open).await,
+        };
+        match self.news.send(News::Closed).await {
+            Ok(()) => next,
+            Err(_) => Next::Stop,
+        }
+    }
+
+    async fn hand_on(&mut self, mut open: Open) -> Next {
         let mut search = Search::default();
-        let next = loop {
+        loop {
             tokio::select! {
                 message = open.next() => match message {
                     Ok(Some(message)) => {
@@ -251,10 +267,6 @@ impl Keeper {
                     }
                 }
             }
-        };
-        match self.news.send(News::Closed).await {
-            Ok(()) => next,
-            Err(_) => Next::Stop,
         }
     }
 
@@ -272,7 +284,9 @@ impl Keeper {
         debug!(%coordinator, ?reason, "the coordinator closed the session");
         match reason {
             CloseReason::SlowReader => Next::Backoff,
-            CloseReason::DuplicateIdentity | CloseReason::Removed => Next::After(DUPLICATE_PAUSE),
+            CloseReason::DuplicateIdentity | CloseReason::Removed => {
+                Next::After(DUPLICATE_PAUSE + backoff::jitter(DUPLICATE_PAUSE))
+            }
             CloseReason::GoElsewhere | CloseReason::Full | CloseReason::WrongHistory | CloseReason::Protocol => {
                 self.leave(coordinator)
             }

@@ -7,7 +7,7 @@ use mesh_proto::dial::{Connection, DialError, Dialer};
 use mesh_proto::tls::Expect;
 use mesh_proto::v1::membership_client::MembershipClient;
 use mesh_proto::v1::{self, node_message};
-use mesh_types::session::{CoordinatorMessage, Hello};
+use mesh_types::session::{CloseReason, CoordinatorMessage, Hello};
 use mesh_types::{CoordinatorId, limits};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -101,6 +101,14 @@ impl Open {
     /// The next message; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<CoordinatorMessage>, tonic::Status> {
         next(&mut self.from).await
+    }
+
+    /// Why the coordinator closed the session with its first word, if it did.
+    pub(super) fn refusal(&self) -> Option<CloseReason> {
+        match &self.first {
+            Some(CoordinatorMessage::Close(reason)) => Some(*reason),
+            _ => None,
+        }
     }
 
     fn is_fresh(&self) -> bool {
