@@ -23,9 +23,14 @@ pub(super) fn read_capped(path: &Path, cap: u64) -> Result<Option<Vec<u8>>, Stat
     Ok(Some(bytes))
 }
 
+/// What a file is called until it is whole.
+pub(super) fn aside(name: &str) -> String {
+    format!("{name}.new")
+}
+
 /// Puts `bytes` in the place of `directory/name`, durably, with mode 0600 from the first instant.
 pub(super) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-    let aside = directory.join(format!("{name}.new"));
+    let aside = directory.join(aside(name));
     let path = directory.join(name);
     // One left by a crash may have any mode; a new file has ours.
     match fs::remove_file(&aside) {

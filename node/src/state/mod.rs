@@ -11,7 +11,7 @@ mod membership;
 pub use journal::JournalFile;
 pub use membership::{Membership, Standing};
 
-use crate::state::files::{MAX_FILE, read_capped, replace, sync_directory};
+use crate::state::files::{MAX_FILE, aside, read_capped, replace, sync_directory};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
@@ -186,7 +186,8 @@ impl StateDir {
 
     /// Removes keys, membership and all: afterwards the directory is as it was before the first start.
     pub fn wipe(&self) -> Result<(), StateError> {
-        for name in ALL {
+        // A crash may have left one that was written aside.
+        for name in ALL.iter().flat_map(|name| [(*name).to_owned(), aside(name)]) {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
