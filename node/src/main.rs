@@ -5,7 +5,7 @@ use mesh_node::failure::Failure;
 use mesh_node::options::Options;
 use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
-use tracing::error;
+use tracing::{debug, error};
 use tracing_subscriber::EnvFilter;
 
 /// Workers: one for the loop and one for packets, so that a slow disk holds up neither.
@@ -14,6 +14,7 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let options = Options::parse();
     start_log(options.log_json);
+    spare_memory();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -30,6 +31,14 @@ fn start(options: Options) -> Result<(), Failure> {
         .build()
         .map_err(Failure::Start)?
         .block_on(mesh_node::run::run(options))
+}
+
+/// Keeps the kernel from backing large buffers with huge pages. The embedded engine sets 26 MB aside for bursts and uses
+/// a few kilobytes of each quarter of a megabyte: with huge pages the first burst would make all of it resident.
+fn spare_memory() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        debug!(%error, "huge pages stay on");
+    }
 }
 
 /// What is logged unless RUST_LOG says otherwise. The embedded engine writes an error for each packet to a peer without
