@@ -276,14 +276,11 @@ pub(crate) enum Coordinator {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
     },
-    /// Remove a coordinator for good; its id is never used again
+    /// Remove a coordinator for good; its id is never used again. The last one stays
     #[command(after_help = "Example:\n  meshctl coordinator remove coordinator-3")]
     Remove {
         /// Name or id
         coordinator: String,
-        /// Also if it is the last one, which ends the mesh
-        #[arg(long)]
-        destroy: bool,
     },
     /// Hand leadership to another coordinator
     #[command(after_help = "Example:\n  meshctl coordinator transfer-leader coordinator-2")]

@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, verb: Coordinator) -> Result<Exit, Fa
     match verb {
         Coordinator::List => list(context).await,
         Coordinator::Add { ttl, uses } => add(context, ttl, uses).await,
-        Coordinator::Remove { coordinator, destroy } => remove(context, coordinator, destroy).await,
+        Coordinator::Remove { coordinator } => remove(context, coordinator).await,
         Coordinator::TransferLeader { to } => transfer_leader(context, to).await,
         Coordinator::SetAddress { addresses, of } => set_address(context, &addresses, of).await,
         Coordinator::Snapshot { file, passphrase } => snapshot(context, &file, &passphrase).await,
@@ -120,8 +120,8 @@ async fn add(context: &Context, ttl: MeshDuration, uses: u32) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
-async fn remove(context: &Context, coordinator: String, destroy: bool) -> Result<Exit, Failure> {
-    let request = RemoveCoordinatorRequest { request_id: request_id()?, coordinator: coordinator.clone(), destroy };
+async fn remove(context: &Context, coordinator: String) -> Result<Exit, Failure> {
+    let request = RemoveCoordinatorRequest { request_id: request_id()?, coordinator: coordinator.clone() };
     ask(reach::ANSWER, reach::coordinator(&context.paths).await?.remove_coordinator(request)).await?;
     context.note(format_args!("{coordinator} is no coordinator any more; its data directory there is of no use now."));
     Ok(Exit::Done)

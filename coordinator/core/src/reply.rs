@@ -188,7 +188,9 @@ pub enum Rejection {
     #[error("coordinator id {0} cannot be used: ids are counted up and never used again")]
     CoordinatorIdSpent(CoordinatorId),
     /// The mesh must keep one coordinator.
-    #[error("coordinator {0} is the last one: without it the mesh has no authority")]
+    #[error(
+        "coordinator {0} is the last one, and without it the mesh has no authority: to end the mesh, stop it and delete its data directory"
+    )]
     LastCoordinator(CoordinatorId),
     /// A coordinator without address, or with too many.
     #[error("a coordinator needs 1 to {max} addresses, got {0}", max = limits::MAX_COORDINATOR_ADDRESSES)]
