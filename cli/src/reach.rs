@@ -18,12 +18,17 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How long an ordinary answer may take: longer than a daemon itself tries to reach a leader.
 pub(crate) const ANSWER: Duration = Duration::from_secs(15);
 
-/// How long joining may take: longer than meshd itself tries.
+/// How long joining or leaving may take: longer than meshd itself tries, coordinator after coordinator.
 pub(crate) const JOIN: Duration = Duration::from_secs(60);
 
 /// The meshd of this host.
 pub(crate) async fn node(paths: &Paths) -> Result<LocalClient<Channel>, Failure> {
-    let channel = connect(&paths.node_socket, "meshd", "start it with `meshctl join TOKEN`").await?;
+    let channel = connect(
+        &paths.node_socket,
+        "meshd",
+        "start it with `meshctl join TOKEN`, or without a token if this host is a member",
+    )
+    .await?;
     Ok(LocalClient::new(channel))
 }
 

@@ -7,7 +7,7 @@ use crate::daemons::{Beginning, Daemon, Daemons, make_private, with_daemons};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::reach::{self, ask};
-use mesh_proto::v1::{LocalJoinRequest, StatusRequest};
+use mesh_proto::v1::{LocalJoinRequest, StatusReply, StatusRequest};
 use mesh_types::coordinator::{DEFAULT_COORDINATOR_PORT, Host};
 use mesh_types::{CoordinatorAddress, JoinToken, MeshDuration, NodeName, Role};
 use serde::Serialize;
@@ -70,9 +70,19 @@ async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) 
     }
     daemons.ensure(node, &context.globals, &context.paths).await?;
     let status = ask(reach::ANSWER, reach::node(&context.paths).await?.status(StatusRequest {})).await?;
-    let own = status.self_.filter(|own| !own.addresses.is_empty()).ok_or_else(missing)?;
-    announce(context, &Joined { id: own.id, name: own.name, addresses: own.addresses, already: true });
+    announce(context, &held(status)?.ok_or_else(missing)?);
     Ok(())
+}
+
+/// The membership that a status shows, if there is one; one that was ended is an error.
+fn held(status: StatusReply) -> Result<Option<Joined>, Failure> {
+    if status.phase == "left" {
+        let message = "this node was removed from the mesh: let it back in with `meshctl node allow` on a coordinator \
+                       and `meshctl up` here, or forget the mesh here with `meshctl leave`";
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    let own = status.self_.filter(|own| !own.addresses.is_empty());
+    Ok(own.map(|own| Joined { id: own.id, name: own.name, addresses: own.addresses, already: true }))
 }
 
 fn check_role(token: &JoinToken, coordinator: bool) -> Result<(), Failure> {
@@ -162,6 +172,18 @@ fn announce(context: &Context, joined: &Joined) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_proto::v1::SelfStatus;
+
+    #[test]
+    fn only_a_member_needs_no_token_to_join_again() {
+        let status = |phase: &str| {
+            let own = SelfStatus { name: "n".into(), addresses: vec!["10.0.0.1".into()], ..SelfStatus::default() };
+            StatusReply { phase: phase.into(), self_: Some(own), ..StatusReply::default() }
+        };
+        assert!(held(status("up")).unwrap().is_some_and(|joined| joined.already));
+        assert!(held(StatusReply { self_: None, ..status("new") }).unwrap().is_none());
+        assert_eq!(held(status("left")).err().map(|failure| failure.exit), Some(Exit::Refused));
+    }
 
     #[test]
     fn the_address_that_faces_the_coordinators_is_the_own_one_there() {

@@ -20,7 +20,7 @@ pub(super) async fn up(context: &Context) -> Result<Exit, Failure> {
 
 pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Failure> {
     let request = LocalLeaveRequest { force: leave.force };
-    let reply = ask(reach::ANSWER, reach::node(&context.paths).await?.leave(request)).await?;
+    let reply = ask(reach::JOIN, reach::node(&context.paths).await?.leave(request)).await?;
     if reply.told {
         context.note("This host has left the mesh.");
     } else {
