@@ -126,7 +126,7 @@ impl Machine {
             fwmark: 0,
             software: "world".to_owned(),
             instance: self.instance,
-            seed: rng.next(),
+            seed: rng.draw(),
             certificate: Some(Validity {
                 not_before: super::mesh_time(0),
                 not_after: super::mesh_time(0) + MeshDuration::from_secs(365 * 86_400),

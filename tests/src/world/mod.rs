@@ -217,7 +217,7 @@ impl World {
             for machine in 0..self.machines.len() {
                 let own = self.network.address(Host::Node(machine)).expect("every machine has one");
                 let (rng, now) = (&mut self.rng, self.now);
-                let datagrams = self.machines[machine].device.tick(own, || rng.next(), now);
+                let datagrams = self.machines[machine].device.tick(own, || rng.draw(), now);
                 self.transmit(machine, datagrams);
             }
         }
@@ -332,7 +332,7 @@ impl World {
         let own = self.network.address(Host::Node(machine)).expect("every machine has one");
         let addresses = self.machines[machine].record.addresses;
         let from = if to.is_ipv4() { IpAddr::V4(addresses.v4) } else { IpAddr::V6(addresses.v6) };
-        let (fresh, now) = (self.rng.next(), self.now);
+        let (fresh, now) = (self.rng.draw(), self.now);
         let datagrams = self.machines[machine].device.send(own, (from, to), payload, fresh, now);
         self.transmit(machine, datagrams);
     }
@@ -369,7 +369,7 @@ impl World {
             self.schedule(again, Event::Connect(machine));
             return;
         }
-        let session = SessionId(self.rng.next());
+        let session = SessionId(self.rng.draw());
         self.sessions.insert(session, Stream { machine, coordinator: choice, silent_since: None });
         self.machines[machine].session = Some((session, choice));
         self.schedule(5, Event::Opened { machine, session });

@@ -38,11 +38,26 @@ pub struct Datagram {
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// A handshake initiation for the device with this key, proposing a session.
-    Initiation { responder: PublicKey, session: u64 },
+    Initiation {
+        /// For whom.
+        responder: PublicKey,
+        /// The session proposed.
+        session: u64,
+    },
     /// Its answer.
-    Response { session: u64 },
+    Response {
+        /// The session agreed.
+        session: u64,
+    },
     /// A packet inside a session, from an overlay address.
-    Data { session: u64, inner_source: IpAddr, payload: Vec<u8> },
+    Data {
+        /// The session that seals it.
+        session: u64,
+        /// The overlay address that it is from.
+        inner_source: IpAddr,
+        /// What is in it; nothing in a keepalive.
+        payload: Vec<u8>,
+    },
 }
 
 /// One interface.
