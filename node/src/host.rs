@@ -219,6 +219,10 @@ impl Host {
             // What fails is in the log and in the status, and tried again.
             DesiredLink::Down => drop(self.take_down().await),
             DesiredLink::Up(link) => {
+                if self.desired.as_ref().is_some_and(|held| held.addresses != link.addresses) {
+                    // They are bound to the addresses.
+                    self.probes = None;
+                }
                 self.desired = Some(link.clone());
                 self.remake().await;
             }
@@ -348,5 +352,56 @@ impl Host {
             self.trouble = Some((error, Instant::now()));
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::fake::Fake;
+    use futures::FutureExt as _;
+    use mesh_types::OverlayAddresses;
+    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    /// A host whose interface is loopback; it keeps the addresses that probe sockets were opened on.
+    #[derive(Default)]
+    struct Loopback(Mutex<Vec<Ipv4Addr>>);
+
+    impl Ground for Loopback {
+        fn open(&self, _ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>> {
+            async { Ok(Box::new(Fake::new("lo").0) as Box<dyn Device>) }.boxed()
+        }
+
+        fn clear(&self, _ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>> {
+            async { Ok(false) }.boxed()
+        }
+
+        fn configure(&self, _config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>> {
+            async { Ok(()) }.boxed()
+        }
+
+        fn overlaps(&self, _overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
+            async { Ok(Vec::new()) }.boxed()
+        }
+
+        fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
+            self.0.lock().unwrap().push(link.addresses.v4);
+            ProbeSockets::open("lo", link.addresses).map(Some)
+        }
+    }
+
+    #[tokio::test]
+    async fn probe_sockets_are_bound_to_the_addresses_that_the_interface_has_now() {
+        let ground = Arc::new(Loopback::default());
+        let mut host = Host::new(ground.clone(), "lo", PublicKey::from_bytes([1; 32]), 1_420);
+        let overlay = Overlay::new("198.18.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap();
+        let v6 = "::1".parse().unwrap();
+        for last in [1, 1, 2] {
+            let addresses = OverlayAddresses { v4: Ipv4Addr::new(127, 0, 0, last), v6 };
+            host.make(&DesiredLink::Up(Link { addresses, overlay })).await;
+            assert!(host.stands(), "{:?}", host.trouble());
+        }
+        assert_eq!(*ground.0.lock().unwrap(), [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)]);
     }
 }
