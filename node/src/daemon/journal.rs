@@ -40,13 +40,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of `node` and replays it; a fresh member's begins anew if it is of an earlier membership.
-    pub(crate) fn open(
-        state: &StateDir,
-        mesh: MeshId,
-        node: NodeId,
-        fresh: bool,
-    ) -> Result<(Self, Cache), JournalError> {
+    /// Opens the journal of `node` and replays it.
+    pub(crate) fn open(state: &StateDir, mesh: MeshId, node: NodeId) -> Result<(Self, Cache), JournalError> {
         let (file, bytes) = JournalFile::open(state.path())?;
         let cache = match Cache::replay(&bytes, mesh, node) {
             Ok((cache, counted)) => {
@@ -55,7 +50,6 @@ impl Journal {
                 }
                 cache
             }
-            Err(ReplayError::Foreign { .. }) if fresh => Cache::new(mesh, node),
             Err(source) => return Err(JournalError::Replay { path: state.journal_path(), source }),
         };
         let whole = cache.compact();
@@ -110,7 +104,7 @@ mod tests {
     fn a_disk_that_takes_nothing_keeps_no_node_from_starting_on_what_it_remembers() {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::open(home.path()).unwrap();
-        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE, true).unwrap();
+        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE).unwrap();
         let remember = |journal: &mut Journal, cache: &mut Cache, record: Record| {
             cache.apply(&record);
             journal.append(&[record], cache);
@@ -120,13 +114,13 @@ mod tests {
         // Where a new file would be written there is no room for one.
         let no_room = home.path().join("journal.new");
         std::fs::create_dir(&no_room).unwrap();
-        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE, false).unwrap();
+        let (mut journal, mut cache) = Journal::open(&state, MESH, NODE).unwrap();
         assert_eq!(cache.intent, Intent::Down);
         assert!(journal.trouble().is_some());
         std::fs::remove_dir(&no_room).unwrap();
         remember(&mut journal, &mut cache, Record::Incarnation(Incarnation(7)));
         assert_eq!(journal.trouble(), None);
         drop(journal);
-        assert_eq!(Journal::open(&state, MESH, NODE, false).unwrap().1, cache);
+        assert_eq!(Journal::open(&state, MESH, NODE).unwrap().1, cache);
     }
 }

@@ -70,15 +70,14 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Takes up a membership: replays the journal and begins to dial. `fresh` is one that was just joined.
+    /// Takes up a membership: replays the journal and begins to dial.
     pub(crate) fn start(
         state: &StateDir,
         keys: &Arc<Keys>,
         membership: Membership,
         ports: Ports,
-        fresh: bool,
     ) -> Result<Self, MemberError> {
-        let (journal, cache) = Journal::open(state, membership.mesh(), membership.record.id, fresh)?;
+        let (journal, cache) = Journal::open(state, membership.mesh(), membership.record.id)?;
         let now = clock::now();
         let node = Node::new(setup(keys, &membership, ports), cache, now);
         let mesh_time = SharedMeshTime::new();

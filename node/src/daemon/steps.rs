@@ -72,7 +72,7 @@ impl Daemon {
         let member = port::choose(&self.state, self.options.listen_port)
             .map_err(Failure::from)
             .map(|listen| Ports { listen, fwmark: self.options.fwmark })
-            .and_then(|ports| Ok(Member::start(&self.state, &self.keys, membership, ports, fresh)?));
+            .and_then(|ports| Ok(Member::start(&self.state, &self.keys, membership, ports)?));
         match member {
             Ok(mut member) => {
                 let now = clock::now();
@@ -93,7 +93,7 @@ impl Daemon {
 
     /// What a join led to.
     pub(super) fn handle_joined(&mut self, membership: Box<Membership>) {
-        match self.state.save_membership(&membership) {
+        match self.state.begin_membership(&membership) {
             Ok(()) => self.steps.push(Step::BecomeMember { membership, fresh: true }),
             Err(error) => self.join_failed(Refusal::State(error), false),
         }

@@ -1,4 +1,4 @@
-//! The journal as a file: appended to and synced, cut back to its last whole record, replaced when it has grown.
+//! The journal as a file: appended to and synced, replaced at the start and when it has grown.
 //!
 //! Its content is the core's (`mesh_node_core::journal`); here are only bytes.
 
@@ -35,14 +35,6 @@ impl JournalFile {
     /// Bytes in it.
     pub fn length(&self) -> u64 {
         self.length
-    }
-
-    /// Drops what lies behind the first `length` bytes: a record that a crash cut short.
-    pub fn truncate(&mut self, length: u64) -> Result<(), StateError> {
-        let path = self.path();
-        self.file.set_len(length).and_then(|()| self.file.sync_all()).map_err(StateError::io("cut", &path))?;
-        self.length = length;
-        Ok(())
     }
 
     /// Appends `bytes`; durable when it returns.

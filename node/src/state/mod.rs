@@ -164,6 +164,16 @@ impl StateDir {
         replace(&self.path, MEMBERSHIP, &membership.encode())
     }
 
+    /// Makes `membership` durable in place of another, if there was one. That one's journal goes first: cut off in
+    /// between, the next start would find a journal that is not this member's, and refuse it.
+    pub fn begin_membership(&self, membership: &Membership) -> Result<(), StateError> {
+        let of = |membership: &Membership| (membership.mesh(), membership.record.id);
+        if self.membership()?.is_none_or(|held| of(&held) != of(membership)) {
+            self.remove(JOURNAL)?;
+        }
+        self.save_membership(membership)
+    }
+
     /// The UDP port kept since the first start, if any.
     pub fn listen_port(&self) -> Result<Option<u16>, StateError> {
         let path = self.path.join(LISTEN_PORT);
@@ -186,17 +196,21 @@ impl StateDir {
 
     /// Removes keys, membership and all: afterwards the directory is as it was before the first start.
     pub fn wipe(&self) -> Result<(), StateError> {
-        // A crash may have left one that was written aside.
-        for name in ALL.iter().flat_map(|name| [(*name).to_owned(), aside(name)]) {
-            let path = self.path.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StateError::io("remove", &path)(error));
-                }
-                _ => {}
-            }
+        // And what a crash left that was written aside.
+        for name in ALL {
+            self.remove(name)?;
+            self.remove(&aside(name))?;
         }
         sync_directory(&self.path)
+    }
+
+    /// Removes a file, if it is there.
+    fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Thirty-two secret bytes kept in `name` as base64, the form that `wg pubkey` reads; made if absent.

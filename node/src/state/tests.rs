@@ -121,6 +121,24 @@ fn a_leftover_of_a_crashed_replacement_is_no_obstacle_and_lends_no_mode() {
 }
 
 #[test]
+fn another_membership_finds_no_journal_of_the_former() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    let journal = state.journal_path();
+    let first = membership();
+    for (membership, kept) in [(first.clone(), false), (first.clone(), true), (another(first), false)] {
+        fs::write(&journal, "what the former remembers").unwrap();
+        state.begin_membership(&membership).unwrap();
+        assert_eq!((journal.exists(), state.membership().unwrap()), (kept, Some(membership)));
+    }
+}
+
+fn another(mut membership: Membership) -> Membership {
+    membership.record.id = NodeId::from_bytes([8; 16]);
+    membership
+}
+
+#[test]
 fn wiping_leaves_nothing_but_the_lock() {
     let home = tempfile::tempdir().unwrap();
     let state = StateDir::open(home.path()).unwrap();
@@ -128,6 +146,7 @@ fn wiping_leaves_nothing_but_the_lock() {
     state.save_membership(&membership()).unwrap();
     state.save_listen_port(1).unwrap();
     JournalFile::open(home.path()).unwrap();
+    fs::write(home.path().join("wireguard.key.new"), "cut off").unwrap();
     state.wipe().unwrap();
     state.wipe().unwrap();
     let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -135,17 +154,15 @@ fn wiping_leaves_nothing_but_the_lock() {
 }
 
 #[test]
-fn a_journal_goes_on_where_its_last_whole_record_ended() {
+fn a_journal_grows_and_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let (mut journal, held) = JournalFile::open(home.path()).unwrap();
     assert!(held.is_empty());
     journal.append(b"one").unwrap();
-    journal.append(b"torn").unwrap();
     drop(journal);
 
     let (mut journal, held) = JournalFile::open(home.path()).unwrap();
-    assert_eq!(held, b"onetorn");
-    journal.truncate(3).unwrap();
+    assert_eq!(held, b"one");
     journal.append(b"two").unwrap();
     assert_eq!(fs::read(home.path().join(JOURNAL)).unwrap(), b"onetwo");
 
