@@ -73,7 +73,8 @@ pub struct Serve {
     /// Time without a leader after which a replica stands for election (at most twice that).
     #[arg(long, value_name = "DURATION", default_value = "500ms")]
     pub election_timeout: MeshDuration,
-    /// How often a leader says that it is there; a fifth of the election timeout or less.
+    /// How often a leader says that it is there; a fifth of the election timeout or less, and more than a round trip
+    /// between coordinators and a write to disk take, since it waits no longer for the answer.
     #[arg(long, value_name = "DURATION", default_value = "100ms")]
     pub heartbeat: MeshDuration,
     /// Vouches for this host's clock: after a long stop a lone coordinator refuses writes until its clock is known to be

@@ -11,8 +11,7 @@ use anyhow::{Context as _, ensure};
 use mesh_coordinator_core::command::OpenEpoch;
 use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::identity_key;
-use mesh_types::{CoordinatorRecord, Epoch, MeshTime};
-use std::time::SystemTime;
+use mesh_types::{CoordinatorRecord, Epoch};
 use zeroize::Zeroizing;
 
 /// Makes the first coordinator of a new history from a backup.
@@ -90,9 +89,41 @@ pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
 fn open_epoch(registry: &mut Registry, coordinator: CoordinatorRecord, void_tokens: bool) -> anyhow::Result<()> {
     let counter = registry.epoch().context("there is no mesh in the registry")?.counter + 1;
     let epoch = Epoch { counter, id: u64::from_be_bytes(crate::random::bytes()) };
-    let time = registry.time().max(MeshTime::from_system(SystemTime::now()));
+    // Not this host's clock: nobody has looked at it yet, and the registry's time never goes back. Once the coordinator
+    // runs, its guard does.
+    let time = registry.time();
     let proposal = Proposal::new(OpenEpoch { epoch, void_tokens, coordinator }.into());
     let level = registry.level();
     registry.apply(&proposal.stamp(level, time)).granted()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_coordinator_core::command::Found;
+    use mesh_types::netmap::Certificate;
+    use mesh_types::{CoordinatorId, Level, MeshDuration, MeshId, MeshTime, Overlay};
+
+    #[test]
+    fn a_new_epoch_takes_no_time_from_this_hosts_clock() {
+        let coordinator = CoordinatorRecord {
+            id: CoordinatorId(1),
+            name: "c1".parse().unwrap(),
+            identity_key: mesh_types::IdentityKey::from_bytes([1; 32]),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+        };
+        let found = Found {
+            mesh: MeshId::from_bytes([1; 16]),
+            overlay: Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap(),
+            authority: Certificate(vec![1]),
+            epoch: Epoch { counter: 1, id: 7 },
+            key_ttl: MeshDuration::from_secs(86_400),
+            coordinator: coordinator.clone(),
+        };
+        let mut registry = Registry::new();
+        registry.apply(&Proposal::new(found.into()).stamp(Level::FIRST, MeshTime(1_000))).granted().unwrap();
+        open_epoch(&mut registry, coordinator, true).unwrap();
+        assert_eq!((registry.time(), registry.epoch().unwrap().counter), (MeshTime(1_000), 2));
+    }
 }

@@ -36,6 +36,8 @@ struct Switchboard(Arc<Mutex<Lines>>);
 struct Lines {
     replicas: BTreeMap<u64, Raft>,
     cut: BTreeSet<u64>,
+    /// Pairs that do not reach each other, the lower id first.
+    cut_links: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Clone)]
@@ -45,7 +47,8 @@ impl Transport for Line {
     async fn call(&self, to: u64, kind: Kind, body: Vec<u8>, _timeout: Duration) -> Result<Bytes, CallError> {
         let target = {
             let lines = self.1.0.lock().unwrap();
-            let cut = lines.cut.contains(&to) || lines.cut.contains(&self.0);
+            let link = (to.min(self.0), to.max(self.0));
+            let cut = lines.cut.contains(&to) || lines.cut.contains(&self.0) || lines.cut_links.contains(&link);
             lines.replicas.get(&to).filter(|_| !cut).cloned()
         };
         let target = target.ok_or_else(|| CallError::Unreachable("cut".into()))?;
@@ -77,6 +80,10 @@ impl Switchboard {
 
     fn cut(&self, id: u64) {
         self.0.lock().unwrap().cut.insert(id);
+    }
+
+    fn cut_link(&self, one: u64, other: u64) {
+        self.0.lock().unwrap().cut_links.insert((one.min(other), one.max(other)));
     }
 }
 
@@ -341,4 +348,38 @@ async fn pieces_of_two_leaders_snapshots_are_never_put_together() {
         assert_eq!(matches!(answer, ChunkReply::More), goes_on, "{what}");
     }
     board.stop(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_reaches_one_voter_alone_does_not_keep_that_one_from_electing_another() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let all = voters(&board, root.path(), 5).await;
+    // Two, three and four reach each other and are a majority; two also hears the old leader.
+    board.cut(5);
+    board.cut_link(1, 3);
+    board.cut_link(1, 4);
+    eventually("another leader", || all[1..4].iter().any(|raft| raft.status().leads && raft.status().fresh)).await;
+    let leader = all[1..4].iter().find(|raft| raft.status().leads).unwrap();
+    write(leader, token(2, Role::Node)).await.granted().unwrap();
+    for id in 1..=5 {
+        board.stop(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_stops_at_an_entry_that_it_does_not_understand_and_applies_nothing_after_it() {
+    let (root, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let raft = board.start(1, root.path()).await;
+    raft.initialize().await.unwrap();
+    write(&raft, found()).await.granted().unwrap();
+    let before = raft.view().read(Registry::hash);
+    let mut bytes = token(1, Role::Node).encode();
+    // Format, level, then the command's number.
+    bytes[5..7].copy_from_slice(&999_u16.to_be_bytes());
+    let later = raft.inner.client_write(EntryBytes(Bytes::from(bytes))).await;
+    assert!(later.is_err(), "{later:?}");
+    let reason = raft.failed().await;
+    assert!(reason.contains("command 999") && reason.contains("run the version that wrote it"), "{reason}");
+    assert!(matches!(raft.propose(&token(2, Role::Node)).await, Err(ProposeError::Stopped(_))));
+    assert_eq!(raft.view().read(Registry::hash), before);
 }
