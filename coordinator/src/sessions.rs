@@ -108,6 +108,7 @@ pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events:
         clock,
         sessions: BTreeMap::new(),
         exchanges: BTreeMap::new(),
+        stopping: false,
     };
     let mut applied = raft.view().applied();
     let mut changes = raft.changes();
@@ -132,6 +133,7 @@ pub(crate) async fn run(me: CoordinatorId, raft: Raft, clock: Clock, mut events:
                 }
                 applied.mark_unchanged();
                 hub.with_registry(|hub, registry, now| hub.handle_applied(registry, now));
+                hub.part_with_former();
             }
             () = changes.next() => hub.look(&raft),
             _ = look.tick() => {
@@ -149,6 +151,8 @@ struct HubLoop {
     clock: Clock,
     sessions: BTreeMap<SessionId, Stream>,
     exchanges: BTreeMap<CoordinatorId, (u64, mpsc::Sender<v1::PresenceExchange>)>,
+    /// Nodes are sent elsewhere at once.
+    stopping: bool,
 }
 
 struct Stream {
@@ -174,6 +178,10 @@ impl HubLoop {
     fn handle(&mut self, event: Event) {
         let now = self.clock.told();
         match event {
+            Event::Opened { queue, reader, .. } if self.stopping => {
+                let _ = queue.try_send(CoordinatorMessage::Close(CloseReason::GoElsewhere).to_wire());
+                reader.abort();
+            }
             Event::Opened { session, node, queue, reader } => {
                 self.sessions.insert(session, Stream { queue, reader });
                 self.hub.handle_opened(session, node, now);
@@ -186,6 +194,7 @@ impl HubLoop {
                     self.hub.handle_closed(session, now);
                 }
             }
+            Event::ExchangeOpened { peer, .. } if self.is_former(peer) => {}
             Event::ExchangeOpened { peer, stream, queue } => {
                 // A newer stream takes the place of an older one, whose end was not noticed yet.
                 if self.exchanges.insert(peer, (stream, queue)).is_some() {
@@ -193,6 +202,8 @@ impl HubLoop {
                 }
                 self.hub.handle_exchange_opened(peer, now);
             }
+            // A stream that was ended here goes on until the other notices.
+            Event::ExchangeSaid { peer, .. } if !self.exchanges.contains_key(&peer) => {}
             Event::ExchangeSaid { peer, message } => {
                 self.with_registry(|hub, registry, now| hub.handle_exchange(peer, message, registry, now));
             }
@@ -202,6 +213,7 @@ impl HubLoop {
                 let _ = answer.send(nodes.into_iter().map(|node| self.hub.is_online(node)).collect());
             }
             Event::Stop { done } => {
+                self.stopping = true;
                 let farewell = CoordinatorMessage::Close(CloseReason::GoElsewhere).to_wire();
                 for (_, stream) in std::mem::take(&mut self.sessions) {
                     let _ = stream.queue.try_send(farewell.clone());
@@ -209,6 +221,16 @@ impl HubLoop {
                 let _ = done.send(());
             }
         }
+    }
+
+    /// Ends the streams of coordinators that were removed: they were members when they opened them.
+    fn part_with_former(&mut self) {
+        let former: Vec<_> = self.exchanges.keys().copied().filter(|peer| self.is_former(*peer)).collect();
+        former.into_iter().for_each(|peer| self.end_exchange(peer, |_| true));
+    }
+
+    fn is_former(&self, peer: CoordinatorId) -> bool {
+        self.view.read(|registry| registry.former_coordinator(peer).is_some())
     }
 
     fn drain(&mut self) {
@@ -261,5 +283,117 @@ impl HubLoop {
             self.exchanges.remove(&peer);
             self.hub.handle_exchange_closed(peer, self.clock.told());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{CallError, Disk, Kind, Timing, Transport};
+    use bytes::Bytes;
+    use mesh_coordinator_core::command::{Command, CreateToken, Found, JoinCoordinator, RemoveCoordinator};
+    use mesh_coordinator_core::{Entry, Reply};
+    use mesh_types::netmap::Certificate;
+    use mesh_types::{
+        CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshId, MeshTime, OnlineNodes,
+        Overlay, Role, TokenId,
+    };
+
+    /// Reaches nobody.
+    #[derive(Clone)]
+    struct Alone;
+
+    impl Transport for Alone {
+        async fn call(&self, _to: u64, _kind: Kind, _body: Vec<u8>, _timeout: Duration) -> Result<Bytes, CallError> {
+            Err(CallError::Unreachable("alone".into()))
+        }
+    }
+
+    fn coordinator(id: u64) -> CoordinatorRecord {
+        CoordinatorRecord {
+            id: CoordinatorId(id),
+            name: format!("c{id}").parse().unwrap(),
+            identity_key: IdentityKey::from_bytes([id as u8; 32]),
+            addresses: vec![format!("192.0.2.{id}").parse().unwrap()],
+        }
+    }
+
+    async fn write(raft: &Raft, command: impl Into<Command>) -> Reply {
+        let entry = Entry { level: Level::FIRST, time: MeshTime(1_000), request: None, command: command.into() };
+        loop {
+            match raft.propose(&entry).await {
+                Ok(reply) => return reply.granted().unwrap(),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    async fn founded(disk: Disk) -> Raft {
+        let raft = Raft::start(CoordinatorId(1), Timing::default(), disk, Alone).await.unwrap();
+        raft.initialize().await.unwrap();
+        let (token, secret_hash) = (TokenId::from_bytes([1; 8]), Fingerprint::of(b"1"));
+        let (ttl, uses) = (MeshDuration::from_secs(3_600), 9);
+        let overlay = Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap();
+        let found = Found {
+            mesh: MeshId::from_bytes([1; 16]),
+            overlay,
+            authority: Certificate(vec![1]),
+            epoch: Epoch { counter: 1, id: 7 },
+            key_ttl: MeshDuration::from_secs(86_400),
+            coordinator: coordinator(1),
+        };
+        write(&raft, found).await;
+        write(&raft, CreateToken { id: token, secret_hash, role: Role::Coordinator, ttl, uses }).await;
+        let CoordinatorRecord { identity_key, name, addresses, .. } = coordinator(2);
+        write(&raft, JoinCoordinator { token, secret_hash, identity_key, name, addresses }).await;
+        raft
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_is_removed_is_heard_no_more_on_the_stream_that_it_has() {
+        let root = tempfile::tempdir().unwrap();
+        let raft = founded(Disk::open(&root.path().join("raft.redb")).unwrap()).await;
+        let (sessions, events) = Sessions::new();
+        let running = tokio::spawn(run(CoordinatorId(1), raft.clone(), Clock::new(true), events));
+        let (peer, node) = (CoordinatorId(2), NodeId::from_bytes([5; 16]));
+        let (queue, mut heard) = Sessions::exchange_queue();
+        sessions.tell(Event::ExchangeOpened { peer, stream: 1, queue }).await;
+        let says = |gone: bool| {
+            let (nodes, gone) = if gone { (Vec::new(), vec![node]) } else { (vec![node], Vec::new()) };
+            let ttl = MeshDuration::from_secs(10);
+            let online = OnlineNodes { coordinator: peer, nodes, ttl, complete: false, gone };
+            Event::ExchangeSaid { peer, message: ExchangeMessage::Online(online) }
+        };
+        sessions.tell(says(false)).await;
+        assert_eq!(sessions.who_is_online(vec![node]).await, [true]);
+
+        write(&raft, RemoveCoordinator { coordinator: peer }).await;
+        let ended = async { while heard.recv().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("its stream stays open");
+        sessions.tell(says(true)).await;
+        assert_eq!(sessions.who_is_online(vec![node]).await, [true], "what it said before holds for its time");
+        let (queue, mut heard) = Sessions::exchange_queue();
+        sessions.tell(Event::ExchangeOpened { peer, stream: 2, queue }).await;
+        assert!(heard.recv().await.is_none(), "nor on a new one");
+        running.abort();
+        raft.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_the_process_stops_is_sent_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let raft = founded(Disk::open(&root.path().join("raft.redb")).unwrap()).await;
+        let (sessions, events) = Sessions::new();
+        let running = tokio::spawn(run(CoordinatorId(1), raft.clone(), Clock::new(true), events));
+        sessions.stop().await;
+        let (queue, mut heard) = Sessions::queue();
+        let reader = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let (session, node) = (SessionId(1), NodeId::from_bytes([5; 16]));
+        sessions.tell(Event::Opened { session, node, queue, reader }).await;
+        let farewell = CoordinatorMessage::from_wire(heard.recv().await.unwrap()).unwrap();
+        assert_eq!(farewell, CoordinatorMessage::Close(CloseReason::GoElsewhere));
+        assert!(heard.recv().await.is_none());
+        running.abort();
+        raft.shutdown().await;
     }
 }
