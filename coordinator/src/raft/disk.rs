@@ -35,6 +35,9 @@ pub(super) mod key {
     pub(in crate::raft) const OWNER: &str = "owner";
 }
 
+/// Where a snapshot stands in the log, and what it holds.
+pub(super) type PlaceAndContent = (Vec<u8>, Vec<u8>);
+
 /// One thing to write.
 pub(super) enum Write {
     /// Entries by index.
@@ -162,8 +165,8 @@ impl Disk {
     }
 
     /// Reads the place and the content of the stored snapshot, of the same one: a newer may be written meanwhile.
-    pub(super) fn read_snapshot(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let read = || -> Result<Option<(Vec<u8>, Vec<u8>)>, redb::Error> {
+    pub(super) fn read_snapshot(&self) -> io::Result<Option<PlaceAndContent>> {
+        let read = || -> Result<Option<PlaceAndContent>, redb::Error> {
             let table = self.database.begin_read()?.open_table(META)?;
             let take = |key: &str| table.get(key).map(|value| value.map(|value| value.value().to_vec()));
             Ok(take(key::SNAPSHOT)?.zip(take(key::SNAPSHOT_DATA)?))

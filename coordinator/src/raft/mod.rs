@@ -4,8 +4,10 @@
 //! for good, and [`Raft::failed`] says why, so that the process exits and is restarted.
 
 mod disk;
+mod incoming;
 mod log;
 mod machine;
+mod membership;
 mod network;
 mod offline;
 mod plan;
@@ -17,6 +19,7 @@ pub(crate) use machine::View;
 pub(crate) use network::{CallError, Kind, Transport};
 
 use bytes::Bytes;
+use incoming::Incoming;
 use log::LogStore;
 use machine::Machine;
 #[cfg(test)]
@@ -29,28 +32,21 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{
-    ChangeMembers, Config, EmptyNode, Instant as _, LogIdOptionExt as _, ReadPolicy, ServerState, SnapshotPolicy,
-};
-use plan::{Situation, Step};
+use openraft::{Config, EmptyNode, Instant as _, LogIdOptionExt as _, ReadPolicy, ServerState, SnapshotPolicy};
 use record::{decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use types::{EntryBytes, Snapshot, SnapshotMeta, Types, Vote};
+use types::{EntryBytes, Snapshot, Types};
 
 /// Without word from a leader for this long a replica is stale.
 const CONTACT: Duration = Duration::from_secs(3);
-/// Entries a learner may be behind and still be promoted.
-const CAUGHT_UP: u64 = 64;
 /// Entries after which the log is compacted into a snapshot, and entries kept behind it for replicas a little behind.
 const SNAPSHOT_EVERY: u64 = 4_096;
 const KEEP: u64 = 1_024;
-/// Bytes of a snapshot that are taken from a leader: far above the largest registry.
-const MAX_SNAPSHOT: usize = 256 << 20;
 
 /// What changed since it was last asked; keep one, since a new one has seen nothing yet and answers at once.
 pub(crate) struct Changes(WatchReceiverOf<Types, RaftServerMetrics<Types>>);
@@ -126,33 +122,6 @@ pub(crate) struct Raft {
     heard: Arc<Mutex<Option<Instant>>>,
     incoming: Arc<Mutex<Incoming>>,
     stands: Arc<AtomicBool>,
-}
-
-/// A snapshot on its way in, and whose it is: an old leader may still be sending when a new one begins.
-#[derive(Default)]
-struct Incoming {
-    of: Option<(Vote, SnapshotMeta)>,
-    content: Vec<u8>,
-}
-
-impl Incoming {
-    /// Takes the next piece; false if it is not the next one of the same snapshot, or if a later leader's is under way.
-    fn take(&mut self, chunk: &SnapshotChunk) -> bool {
-        let whose = (chunk.vote, chunk.meta.clone());
-        if self.of.as_ref().is_some_and(|(vote, _)| *vote > chunk.vote) {
-            return false;
-        }
-        if chunk.offset == 0 {
-            *self = Self { of: Some(whose.clone()), content: Vec::new() };
-        }
-        let in_order = chunk.offset == self.content.len() as u64 && self.of.as_ref() == Some(&whose);
-        if !in_order || self.content.len() + chunk.data.len() > MAX_SNAPSHOT {
-            *self = Self::default();
-            return false;
-        }
-        self.content.extend_from_slice(&chunk.data);
-        true
-    }
 }
 
 /// Whose store it is: a store of another mesh or replica is never mixed in.
@@ -360,95 +329,6 @@ impl Raft {
         Ok(encode(&ChunkReply::Done(response)))
     }
 
-    /// On the leader: takes one step towards the membership that the registry asks for. False if there is none to take.
-    pub(crate) async fn step_membership(&self) -> anyhow::Result<bool> {
-        let Some(situation) = self.situation() else { return Ok(false) };
-        let Some(step) = plan::next_step(&situation) else { return Ok(false) };
-        tracing::info!(?step, voters = ?situation.voters, learners = ?situation.learners, "membership");
-        match step {
-            Step::HandOver(to) => {
-                self.transfer_leader(Some(CoordinatorId(to))).await.map_err(anyhow::Error::msg)?;
-            }
-            Step::AddLearner(id) => drop(self.inner.add_learner(id, EmptyNode {}, false).await?),
-            Step::SetVoters(voters) => {
-                drop(self.inner.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await?);
-            }
-            Step::RemoveLearners(ids) => {
-                drop(self.inner.change_membership(ChangeMembers::RemoveNodes(ids), true).await?);
-            }
-        }
-        Ok(true)
-    }
-
-    fn situation(&self) -> Option<Situation> {
-        let metrics = self.inner.metrics();
-        let metrics = metrics.borrow_watched();
-        let settled = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
-        if metrics.state != ServerState::Leader || !settled {
-            return None;
-        }
-        let registered: BTreeSet<u64> =
-            self.view.read(|registry| registry.coordinators().iter().map(|record| record.id.0).collect());
-        let membership = metrics.membership_config.membership();
-        let learners: BTreeSet<u64> = membership.learner_ids().collect();
-        let last = metrics.last_log_index.map_or(0, |index| index + 1);
-        let matched = |id: &u64| {
-            let at = metrics.replication.as_ref().and_then(|peers| peers.get(id)).and_then(|at| at.as_ref());
-            at.is_some_and(|at| at.index() + 1 + CAUGHT_UP >= last)
-        };
-        let answering: BTreeSet<u64> =
-            membership.nodes().map(|(id, _)| *id).filter(|id| answers(&metrics, *id)).collect();
-        let caught_up = learners.iter().filter(|id| matched(id) && answering.contains(id)).copied().collect();
-        // An unfounded registry names nobody: the first command is still on its way.
-        (!registered.is_empty()).then(|| Situation {
-            leader: self.id,
-            registered,
-            voters: membership.voter_ids().collect(),
-            learners,
-            caught_up,
-            answering,
-        })
-    }
-
-    /// Whether this replica may stand for election. True if that changes anything.
-    pub(crate) fn stand_for_election(&self, may: bool) -> bool {
-        let changed = self.stands.swap(may, Ordering::Relaxed) != may;
-        if changed {
-            self.inner.runtime_config().elect(may);
-        }
-        changed
-    }
-
-    /// On the leader: hands leadership to `to`, or to any other voter that is up to date. Gives the new leader.
-    pub(crate) async fn transfer_leader(&self, to: Option<CoordinatorId>) -> Result<CoordinatorId, String> {
-        let heir = {
-            let metrics = self.inner.metrics();
-            let metrics = metrics.borrow_watched();
-            let progress = |id: &u64| metrics.replication.as_ref().and_then(|peers| peers.get(id).cloned()).flatten();
-            let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
-            // From the moment it hands over, a leader takes no writes: an heir that is gone would cost an election.
-            let others = others.filter(|id| to.is_none_or(|to| to.0 == *id) && answers(&metrics, *id));
-            others.max_by_key(|id| progress(id))
-        };
-        let heir = heir.ok_or_else(|| match to {
-            Some(to) if to.0 == self.id => format!("coordinator {to} leads already"),
-            Some(to) if !self.status().voters.contains(&to) => {
-                format!("coordinator {to} is not a voter: only voters lead")
-            }
-            Some(to) => format!("coordinator {to} does not answer: it cannot take over"),
-            None => "there is no other voter that answers: add coordinators, or bring them back, first".to_owned(),
-        })?;
-        self.inner.trigger().transfer_leader(heir).await.map_err(|error| error.to_string())?;
-        let moved =
-            |metrics: &openraft::RaftMetrics<Types>| metrics.current_leader.is_some_and(|leader| leader != self.id);
-        let wait = self.inner.wait(Some(CONTACT));
-        let metrics = wait
-            .metrics(moved, "leadership moves")
-            .await
-            .map_err(|_| format!("coordinator {heir} did not take over within {CONTACT:?}"))?;
-        Ok(CoordinatorId(metrics.current_leader.unwrap_or(heir)))
-    }
-
     /// Writes a snapshot now and waits until it is durable.
     #[cfg(test)]
     pub(crate) async fn snapshot(&self) {
@@ -475,12 +355,6 @@ fn quorum_age(metrics: &openraft::RaftMetrics<Types>) -> Option<Duration> {
         return Some(Duration::ZERO);
     }
     metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
-}
-
-/// Whether a replica answered this leader lately.
-fn answers(metrics: &openraft::RaftMetrics<Types>, id: u64) -> bool {
-    let acked = metrics.heartbeat.as_ref().and_then(|peers| peers.get(&id)).and_then(|at| at.as_ref());
-    acked.is_some_and(|at| at.elapsed() < CONTACT)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::log::LogStore;
 use super::machine::Machine;
-use super::types::Types;
+use super::membership::answers;
+use super::types::{SnapshotMeta, Types, Vote};
 use super::*;
 use mesh_coordinator_core::command::{Command, CreateToken, Found, RevokeToken};
 use mesh_types::netmap::Certificate;
