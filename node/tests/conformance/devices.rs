@@ -49,6 +49,7 @@ pub(crate) fn trials(kind: Kind) -> Vec<Trial> {
             another_kind_of_interface_is_refused,
             an_interface_removed_by_others_is_told,
             auto_takes_the_kernel_where_it_works,
+            only_a_kernel_device_with_our_key_is_cleared_away,
         ]);
     }
     if kind == Kind::Kernel {
@@ -350,6 +351,19 @@ async fn auto_takes_the_kernel_where_it_works(stage: Stage) {
     assert!(stage.kind != Kind::Kernel || expected == Backend::Kernel);
     let device = device::open(INTERFACE, BackendChoice::Auto, None).await.unwrap();
     assert_eq!(device.backend(), expected);
+}
+
+async fn only_a_kernel_device_with_our_key_is_cleared_away(stage: Stage) {
+    let clear = async |key| device::clear(INTERFACE, public_key(key)).await.unwrap();
+    assert!(!clear(0).await, "there is none");
+    if stage.kind == Kind::Kernel {
+        drop(stage.open(None).await);
+        assert!(!clear(0).await, "without a key it may be anybody's");
+    }
+    let _device = stage.keyed(PORT).await;
+    for (key, expected) in [(5, false), (0, stage.kind == Kind::Kernel), (0, false)] {
+        assert_eq!(clear(key).await, expected);
+    }
 }
 
 async fn a_lack_of_rights_is_told(stage: Stage) {
