@@ -16,7 +16,7 @@ use mesh_proto::v1::local_client::LocalClient;
 use mesh_proto::v1::{
     DownRequest, LocalJoinRequest, LocalLeaveRequest, PingRequest, StatusReply, StatusRequest, UpRequest,
 };
-use mesh_types::{Fingerprint, JoinToken, Role};
+use mesh_types::{Fingerprint, JoinToken, Role, TokenId};
 use stage::{Mood, Pretence, Stage, overlay, peer};
 use std::path::Path;
 use std::sync::Arc;
@@ -379,6 +379,23 @@ async fn a_token_file_that_appears_later_is_joined_with() {
     let mut daemon = start(home.path(), &ground, &["--join-token-file", file.to_str().unwrap()]).await;
     daemon.wait_for(|status| status.phase == "up" && status.session.is_some()).await;
     assert_eq!(stage.joined_keys().len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_leads_nowhere_gives_way_to_one_from_a_person() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let nowhere = JoinToken {
+        id: TokenId::from_bytes([7; 8]),
+        addresses: vec!["127.0.0.1:1".parse().unwrap()],
+        ..stage.token.clone()
+    };
+    let file = home.path().join("token");
+    std::fs::write(&file, nowhere.to_string()).unwrap();
+    let mut daemon = start(home.path(), &ground, &["--join-token-file", file.to_str().unwrap()]).await;
+    daemon.wait_for(|status| status.phase == "joining").await;
+    assert_eq!(daemon.join(&stage.token).await.unwrap().name, "alpha");
+    assert_eq!(daemon.status().await.phase, "up");
     daemon.stop().await;
 }
 

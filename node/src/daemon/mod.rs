@@ -25,13 +25,13 @@ use member::Member;
 use mesh_node_core::{Now, SessionEvent};
 use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use mesh_types::netmap::Certificate;
-use mesh_types::{JoinToken, MeshTime, NodeName};
+use mesh_types::{JoinToken, MeshTime, NodeName, TokenId};
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError as TaskError, JoinSet};
+use tokio::task::{AbortHandle, JoinError as TaskError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -47,11 +47,19 @@ enum Life {
     /// No membership.
     New,
     /// A join is under way.
-    Joining,
+    Joining(Joining),
     /// A member.
     Member(Box<Member>),
     /// Removed by an operator; the membership is kept in case they allow it again.
     Removed(Box<Membership>),
+}
+
+/// A join that is under way.
+struct Joining {
+    token: TokenId,
+    /// With the token that came with the start, however long it takes.
+    by_file: bool,
+    task: AbortHandle,
 }
 
 /// Something that happened.
@@ -244,6 +252,8 @@ impl Daemon {
                 }
             }
             Event::Done(Ok(outcome)) => self.handle_outcome(outcome, now),
+            // Another took its place.
+            Event::Done(Err(error)) if error.is_cancelled() => {}
             Event::Done(Err(error)) => error!(%error, "a task ended without a result"),
             Event::Wake => {
                 if let Life::Member(member) = &mut self.life {
@@ -291,15 +301,20 @@ impl Daemon {
         }
     }
 
+    fn is_joining(&self, by_file: bool) -> bool {
+        matches!(&self.life, Life::Joining(joining) if joining.by_file == by_file)
+    }
+
     fn begin_join(&mut self, token: JoinToken, name: Option<NodeName>, by_file: bool) {
-        self.life = Life::Joining;
+        let id = token.id;
         let wish = name.or_else(|| self.options.name.clone()).unwrap_or_else(own_name);
         let fwmark = (self.options.fwmark != 0).then_some(self.options.fwmark);
         let asked = Join { token, name: wish, keys: self.keys.clone(), ground: self.host.ground(), fwmark };
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
             Outcome::Joined { result: result.map(Box::new), by_file }
         });
+        self.life = Life::Joining(Joining { token: id, by_file, task });
     }
 }
 

@@ -39,7 +39,13 @@ impl Daemon {
     fn handle_join(&mut self, token: JoinToken, name: Option<NodeName>, answer: Answer<LocalJoinReply>, now: Now) {
         let mut already = false;
         match &mut self.life {
-            Life::Joining => {}
+            Life::Joining(joining) if joining.token == token.id => {}
+            // The token that came with the start may never lead anywhere; a person knows better.
+            Life::Joining(joining) if joining.by_file => {
+                joining.task.abort();
+                self.steps.push(Step::BeginJoin { token, name, by_file: false });
+            }
+            Life::Joining(_) => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) if self.leaving.is_some() => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) => self.steps.push(Step::BeginJoin { token, name, by_file: false }),
             Life::Member(member) if member.membership.mesh() == token.mesh => {
@@ -59,7 +65,7 @@ impl Daemon {
         let member = match &mut self.life {
             Life::Member(member) => member,
             Life::Removed(_) => return Err(Refusal::Removed),
-            Life::New | Life::Joining => return Err(Refusal::NotJoined),
+            Life::New | Life::Joining(_) => return Err(Refusal::NotJoined),
         };
         let record = member.node.find_peer(peer).ok_or_else(|| Refusal::NoPeer(peer.chars().take(80).collect()))?;
         let (id, addresses) = (record.id, record.addresses);
@@ -91,7 +97,7 @@ impl Daemon {
                 Ok(())
             }
             Life::Removed(_) => Ok(()),
-            Life::New | Life::Joining => Err(Refusal::NotJoined),
+            Life::New | Life::Joining(_) => Err(Refusal::NotJoined),
         }
     }
 
@@ -102,7 +108,7 @@ impl Daemon {
         match &self.life {
             // There is nothing left to tell.
             Life::New => drop(answer.send(Ok(LocalLeaveReply { told: true }))),
-            Life::Joining => drop(answer.send(Err(Refusal::Busy))),
+            Life::Joining(_) => drop(answer.send(Err(Refusal::Busy))),
             Life::Removed(_) => {
                 self.leaving = Some((answer, force));
                 self.steps.push(Step::Forget { told: true });
@@ -137,7 +143,7 @@ impl Daemon {
     fn picture(&self, now: Now) -> crate::local::Picture {
         let scene = match &self.life {
             Life::New => Scene::Without("new"),
-            Life::Joining => Scene::Without("joining"),
+            Life::Joining(_) => Scene::Without("joining"),
             Life::Removed(membership) => Scene::Removed(membership),
             Life::Member(member) => Scene::Member(member),
         };

@@ -202,6 +202,8 @@ impl Daemon {
         match outcome {
             Outcome::Token(Ok(token)) => self.steps.push(Step::BeginJoin { token, name: None, by_file: true }),
             Outcome::Token(Err(failure)) => self.fatal = Some(failure),
+            // It ended in the moment in which another took its place.
+            Outcome::Joined { by_file, .. } if !self.is_joining(by_file) => {}
             Outcome::Joined { result: Ok(membership), .. } => self.handle_joined(membership),
             Outcome::Joined { result: Err(error), by_file } => self.join_failed(Refusal::Join(error), by_file),
             Outcome::Left(result) => self.handle_left(result),
