@@ -4,7 +4,7 @@
 
 use crate::peers::PeerError;
 use crate::replica::Replica;
-use mesh_coordinator_core::clock::is_far_off;
+use mesh_coordinator_core::clock::{differs, is_far_off};
 use mesh_proto::v1;
 use mesh_types::CoordinatorId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,8 @@ async fn judge_own_clock(replica: &Replica) {
     let status = replica.raft.status();
     let offsets = replica.health.offsets(&status.voters);
     let far_off = is_far_off(&offsets);
-    replica.clock.doubt(far_off);
+    let votes = status.voters.contains(&replica.id);
+    replica.clock.doubt(far_off || !votes && differs(&offsets));
     if replica.raft.stand_for_election(!far_off) {
         if far_off {
             tracing::error!(

@@ -182,6 +182,11 @@ pub fn is_far_off(offsets: &[i64]) -> bool {
     ahead.max(behind) * 2 > all
 }
 
+/// Whether this clock differs from every other's that is known: a learner defers to those who vote, be it one alone.
+pub fn differs(offsets: &[i64]) -> bool {
+    !offsets.is_empty() && offsets.iter().all(|offset| offset.unsigned_abs() > MAX_SKEW.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +284,13 @@ mod tests {
             (&[i64::MIN, i64::MIN], true),
         ] {
             assert_eq!(is_far_off(offsets), expected, "{offsets:?}");
+        }
+    }
+
+    #[test]
+    fn a_learner_differs_only_from_clocks_that_it_knows() {
+        for (offsets, expected) in [(&[][..], false), (&[61_000], true), (&[-61_000], true), (&[61_000, 5], false)] {
+            assert_eq!(differs(offsets), expected, "{offsets:?}");
         }
     }
 }
