@@ -134,6 +134,8 @@ pub(crate) struct Host {
     trouble: Option<(HostError, Instant)>,
     /// Why the device did not do as asked, the last time.
     device_trouble: Option<String>,
+    /// The host's routes that the overlay overlaps, as last seen.
+    overlaps: Vec<HostRoute>,
 }
 
 impl Host {
@@ -148,6 +150,7 @@ impl Host {
             mtu,
             trouble: None,
             device_trouble: None,
+            overlaps: Vec::new(),
         }
     }
 
@@ -179,6 +182,11 @@ impl Host {
     /// Why the device did not do as asked, if it did not the last time.
     pub(crate) fn device_trouble(&self) -> Option<&str> {
         self.device_trouble.as_deref()
+    }
+
+    /// The host's routes that the overlay overlaps: they came after the join, and are left alone.
+    pub(crate) fn overlaps(&self) -> &[HostRoute] {
+        &self.overlaps
     }
 
     /// When to call [`Host::remake`].
@@ -261,7 +269,16 @@ impl Host {
             let interface = self.interface.clone();
             self.probes = self.ground.probes(link).map_err(|source| HostError::Probe { interface, source })?;
         }
+        self.look_for_overlaps(link).await;
         Ok(())
+    }
+
+    async fn look_for_overlaps(&mut self, link: &Link) {
+        let Ok(Ok(found)) = timeout(LONGEST, self.ground.overlaps(link.overlay)).await else { return };
+        for route in found.iter().filter(|route| !self.overlaps.contains(route)) {
+            warn!(interface = self.interface, %route, "a route of this host overlaps the mesh's range");
+        }
+        self.overlaps = found;
     }
 
     /// Takes the interface away, with everything on it, also one that an earlier run left. Harmless if there is none;
@@ -271,6 +288,7 @@ impl Host {
         self.probes = None;
         self.trouble = None;
         self.device_trouble = None;
+        self.overlaps.clear();
         let removed = match self.device.take() {
             Some(device) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
             None => timeout(LONGEST, self.ground.clear(self.ours)).await,
@@ -290,11 +308,13 @@ impl Host {
         Err(reason)
     }
 
-    /// Takes the MTU that the underlay allows.
+    /// Takes the MTU that the underlay allows, whenever that has changed in any way.
     pub(crate) async fn set_mtu(&mut self, mtu: u16) {
         if self.mtu != mtu {
             self.mtu = mtu;
             self.remake().await;
+        } else if let Some(link) = self.desired.clone() {
+            self.look_for_overlaps(&link).await;
         }
     }
 

@@ -66,12 +66,15 @@ fn with(member: &Member, host: &Host, now: Now) -> Picture {
 }
 
 /// What the core cannot know: how host, disk and network do.
-fn troubles(member: &Member, host: &Host) -> impl Iterator<Item = String> {
+fn troubles<'a>(member: &Member, host: &'a Host) -> impl Iterator<Item = String> + use<'a> {
     let interface = host.trouble().map(|error| format!("the interface is not as it should be: {error}"));
     let device = host.device_trouble().map(|error| format!("the device does not do as asked: {error}"));
     let journal = member.journal.trouble().map(|error| format!("the journal is not written: {error}"));
     let session = member.unreachable.as_ref().filter(|_| member.coordinator.is_none()).cloned();
-    [interface, device, journal, session].into_iter().flatten()
+    let overlaps = host.overlaps().iter().map(|route| {
+        format!("this host's route {route} overlaps the mesh's range: what it covers may go past the mesh; remove it")
+    });
+    [interface, device, journal, session].into_iter().flatten().chain(overlaps)
 }
 
 const fn word(phase: Phase) -> &'static str {

@@ -200,6 +200,20 @@ async fn an_overlay_that_would_hide_a_route_of_the_host_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_comes_after_the_join_is_warned_of_and_tears_nothing_down() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    ground.set_routes(vec![HostRoute { destination: "198.18.9.0/24".parse().unwrap(), interface: "eth7".to_owned() }]);
+    daemon.stop().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    let status = daemon.status().await;
+    assert_eq!(status.phase, "up");
+    assert!(status.warnings.iter().any(|warning| warning.contains("198.18.9.0/24 through eth7")), "{status:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_forbids_interfaces_is_found_out_before_any_coordinator_is_asked() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     ground.forbid();
