@@ -73,7 +73,8 @@ impl Node {
         let key = self.is_member().then(|| at(self.key_renewal(), self.upkeep.key.not_before));
         let certificate = self.setup.certificate.map(|c| at(half_life(c), self.upkeep.certificate.not_before));
         let clock = self.clock.to_store(now).and(self.upkeep.stored).map(|at| at + STORE_CLOCK);
-        let voice = self.voice.due().filter(|_| self.session.is_some());
+        let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed.is_some());
+        let voice = self.voice.due().filter(|_| welcomed);
         [key, certificate, clock, voice, self.upkeep.elsewhere, self.device_due(now), self.probing_due(now)]
             .into_iter()
             .flatten()

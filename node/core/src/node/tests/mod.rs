@@ -444,6 +444,21 @@ fn down_and_up_are_remembered_and_said_to_all() {
 }
 
 #[test]
+fn what_waits_to_be_said_wakes_nobody_before_the_welcome() {
+    let mut world = pair();
+    for net in 0..12 {
+        world.move_to(0, vec![at(net, 0)]);
+    }
+    world.lose_coordinators();
+    world.move_to(0, vec![at(77, 0)]);
+    world.run(millis(10_000));
+    let now = world.now();
+    world.hosts[0].node.handle_session(SessionEvent::Opened, now);
+    world.hosts[0].node.handle_timeout(now);
+    assert!(world.hosts[0].node.poll_timeout().is_none_or(|at| at > now.boot));
+}
+
+#[test]
 fn a_ping_tells_its_latency_or_that_it_was_lost() {
     let mut world = pair();
     let now = world.now();
