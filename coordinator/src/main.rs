@@ -2,10 +2,14 @@
 
 use clap::Parser as _;
 use mesh_coordinator::options::Options;
+use mesh_coordinator::run::Removed;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// Exit code of a coordinator that is no member any more: a supervisor need not start it again.
+const REMOVED: u8 = 6;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -24,7 +28,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
 }

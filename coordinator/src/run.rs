@@ -26,7 +26,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
-use mesh_types::CoordinatorAddress;
+use mesh_types::{CoordinatorAddress, CoordinatorId};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,8 +234,10 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
         });
         replica.clock.observe(time);
         if removed {
-            if !status.leads && !status.voters.contains(&replica.id) {
-                bail!(removed_for_good(&replica));
+            // A Raft that has only just started does not say who votes.
+            let votes = status.voters.is_empty() || status.voters.contains(&replica.id);
+            if !status.leads && !votes {
+                bail!(Removed(replica.id));
             }
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!("removed from the mesh: going on until the others can do without");
@@ -253,18 +255,18 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
         }
         tokio::select! {
             changed = applied.changed() => changed.context("the registry is gone")?,
-            () = replica.expelled.notified() => bail!(removed_for_good(&replica)),
+            () = replica.expelled.notified() => bail!(Removed(replica.id)),
             () = tokio::time::sleep(LOOK), if unsettled => {}
         }
     }
 }
 
-fn removed_for_good(replica: &Replica) -> String {
-    format!(
-        "this coordinator ({}) was removed from the mesh: stop it for good, or empty its data directory and join again",
-        replica.id
-    )
-}
+/// Why a coordinator ends for good: no restart brings it back.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this coordinator ({0}) was removed from the mesh: stop it for good, or empty its data directory and join again"
+)]
+pub struct Removed(CoordinatorId);
 
 /// While this replica leads, brings Raft's membership to what the registry says.
 async fn keep_membership(replica: Arc<Replica>) {

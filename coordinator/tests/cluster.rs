@@ -99,7 +99,7 @@ async fn a_removed_coordinator_ends_and_stays_out() {
     let mut removed = all.pop().unwrap();
     let request = v1::RemoveCoordinatorRequest { coordinator: "c3".into(), ..Default::default() };
     all[0].admin().await.remove_coordinator(request).await.unwrap();
-    assert_eq!(removed.wait(), Some(1));
+    assert_eq!(removed.wait(), Some(6));
     let begun = Instant::now();
     loop {
         let listed = all[0].coordinators().await.coordinators;
@@ -112,7 +112,7 @@ async fn a_removed_coordinator_ends_and_stays_out() {
     }
     all[0].token("node", 1).await;
     let (code, said) = removed.start_and_fail(&[]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(6));
     assert!(said.contains("removed from the mesh"), "{said}");
 }
 
@@ -213,7 +213,7 @@ async fn one_survivor_recovers_and_the_others_are_shut_out() {
     assert_eq!(survivor.nodes().await.nodes.len(), 1);
     survivor.token("coordinator", 1).await;
     other.start(&[]);
-    assert_eq!(other.wait(), Some(1));
+    assert_eq!(other.wait(), Some(6));
     assert!(other.log().contains("removed from the mesh"), "{}", other.log());
 }
 

@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{ChangeMembers, EmptyNode, Instant as _, ServerState};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Entries a learner may be behind and still be promoted.
 const CAUGHT_UP: u64 = 64;
@@ -24,6 +25,9 @@ impl Raft {
             }
             Step::AddLearner(id) => drop(self.inner.add_learner(id, EmptyNode {}, false).await?),
             Step::SetVoters(voters) => {
+                if !self.answer_now(voters.difference(&situation.voters).copied().collect()).await {
+                    return Ok(false);
+                }
                 drop(self.inner.change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await?);
             }
             Step::RemoveLearners(ids) => {
@@ -31,6 +35,19 @@ impl Raft {
             }
         }
         Ok(true)
+    }
+
+    /// Whether each of these answers a heartbeat sent only now. Who died a moment ago must not be given a vote: the
+    /// change might then never be committed, and takes away the quorum that there was.
+    async fn answer_now(&self, promoted: BTreeSet<u64>) -> bool {
+        let asked = Instant::now();
+        if self.inner.trigger().heartbeat().await.is_err() {
+            return false;
+        }
+        let answered = |metrics: &openraft::RaftMetrics<Types>| {
+            promoted.iter().all(|id| silence(metrics, *id).is_some_and(|silence| silence < asked.elapsed()))
+        };
+        self.inner.wait(Some(CONTACT)).metrics(answered, "learners answer").await.is_ok()
     }
 
     pub(super) fn situation(&self) -> Option<Situation> {
@@ -105,6 +122,11 @@ impl Raft {
 
 /// Whether a replica answered this leader lately.
 pub(super) fn answers(metrics: &openraft::RaftMetrics<Types>, id: u64) -> bool {
+    silence(metrics, id).is_some_and(|silence| silence < CONTACT)
+}
+
+/// The time since the last message was sent to a replica that it answered.
+fn silence(metrics: &openraft::RaftMetrics<Types>, id: u64) -> Option<Duration> {
     let acked = metrics.heartbeat.as_ref().and_then(|peers| peers.get(&id)).and_then(|at| at.as_ref());
-    acked.is_some_and(|at| at.elapsed() < CONTACT)
+    acked.map(|at| at.elapsed())
 }
