@@ -39,8 +39,6 @@ pub struct Machine {
     pub highest: Revision,
     /// Whether the core said that it was removed.
     pub removed: bool,
-    /// Whether the operator took it out of the mesh.
-    pub expelled: bool,
     /// Of the peers that were pinged: whether one ping was answered.
     pub pongs: BTreeMap<NodeId, bool>,
     instance: u64,
@@ -92,7 +90,6 @@ impl Machine {
             clock_jumped: false,
             highest: Revision::NONE,
             removed: false,
-            expelled: false,
             pongs: BTreeMap::new(),
             instance: 0,
             config,

@@ -21,7 +21,7 @@ use mesh_coordinator_core::command::{Command, Join, RenewKey};
 use mesh_coordinator_core::hub::{HubAction, SessionId};
 use mesh_coordinator_core::reply::Reply;
 use mesh_node_core::{Action, DesiredLink, SessionEvent, Validity, Warning};
-use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, MeshDuration, MeshTime, NodeId, NodeMessage};
+use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, MeshDuration, MeshTime, NodeMessage};
 use network::{Host, Network, datagram_delay};
 use rng::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -521,10 +521,5 @@ impl World {
                 }
             }
         }
-    }
-
-    /// The machine of a member.
-    pub fn machine_of(&self, id: NodeId) -> Option<usize> {
-        self.machines.iter().position(|machine| machine.record.id == id)
     }
 }

@@ -53,7 +53,6 @@ impl World {
         let now = mesh_time(self.now());
         if self.cluster.propose(at, remove, &self.network, now).is_some() {
             self.note(format_args!("node {machine} is removed"));
-            self.machines[machine].expelled = true;
         }
     }
 
