@@ -145,10 +145,11 @@ impl Report {
         output::line("");
         let memory = self.meshd_rss_kib.map(|kib| format!(", meshd takes {:.1} MiB", kib as f64 / 1024.0));
         let verdict = if self.held { "All of it held" } else { "It did not hold" };
+        // No node came as far as to have one when the first steps fail.
+        let backend = if self.backend.is_empty() { "no" } else { &self.backend };
         output::line(format_args!(
-            "{} ({} WireGuard{}), {:.1} s in all.",
+            "{} ({backend} WireGuard{}), {:.1} s in all.",
             output::verdict(verdict, self.held),
-            self.backend,
             memory.unwrap_or_default(),
             self.seconds
         ));
