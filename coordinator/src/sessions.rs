@@ -295,8 +295,8 @@ mod tests {
     use mesh_coordinator_core::{Entry, Reply};
     use mesh_types::netmap::Certificate;
     use mesh_types::{
-        CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshId, MeshTime, OnlineNodes,
-        Overlay, Role, TokenId,
+        CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshId, MeshTime, OnlineNode,
+        OnlineNodes, Overlay, Role, TokenId,
     };
 
     /// Reaches nobody.
@@ -359,7 +359,8 @@ mod tests {
         let (queue, mut heard) = Sessions::exchange_queue();
         sessions.tell(Event::ExchangeOpened { peer, stream: 1, queue }).await;
         let says = |gone: bool| {
-            let (nodes, gone) = if gone { (Vec::new(), vec![node]) } else { (vec![node], Vec::new()) };
+            let here = vec![OnlineNode { id: node, claim: None }];
+            let (nodes, gone) = if gone { (Vec::new(), vec![node]) } else { (here, Vec::new()) };
             let ttl = MeshDuration::from_secs(10);
             let online = OnlineNodes { coordinator: peer, nodes, ttl, complete: false, gone };
             Event::ExchangeSaid { peer, message: ExchangeMessage::Online(online) }

@@ -11,7 +11,8 @@ use mesh_types::session::CloseReason;
 use mesh_types::{
     Candidate, CandidateKind, CoordinatorMessage, Incarnation, MeshTime, NodeMessage, Presence, Revision,
 };
-use support::{Node, mesh};
+use std::time::{Duration, Instant};
+use support::{Coordinator, Node, PATIENCE, mesh};
 
 fn presence(node: &Node, sequence: u64, endpoint: &str) -> v1::NodeMessage {
     let presence = Presence {
@@ -127,4 +128,37 @@ async fn presence_and_certificates_need_no_quorum_but_renewed_keys_do() {
     assert_eq!(leaf.identity.identity_key, certificate::identity_key(&bob.key));
     let status = client.renew_key(v1::RenewKeyRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
+}
+
+async fn knows_online(one: &mut Coordinator) {
+    let begun = Instant::now();
+    while one.nodes().await.nodes.iter().all(|node| !node.online) {
+        assert!(begun.elapsed() < PATIENCE, "it does not hear of the session: {}", one.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_daemons_with_one_identity_at_two_coordinators_the_older_stays_as_long_as_it_answers() {
+    let root = tempfile::tempdir().unwrap();
+    let mut all = mesh(root.path(), 3).await;
+    let token = all[0].token("node", 9).await;
+    let alice = Node::join(&token, 1, "alice").await.unwrap();
+    let mut older = alice.session_of(1, 0, Revision::NONE).await;
+    assert!(matches!(older.next().await, Some(CoordinatorMessage::Welcome(_))));
+    knows_online(&mut all[1]).await;
+
+    let mut copy = alice.session_of(2, 1, Revision::NONE).await;
+    older.until(|said| (said == CoordinatorMessage::Ping).then_some(())).await;
+    older.said.send(NodeMessage::Pong.to_wire()).await.unwrap();
+    assert_eq!(copy.next().await, Some(CoordinatorMessage::Close(CloseReason::DuplicateIdentity)));
+
+    // It hangs, or its host lost power: the stream is there, nobody answers.
+    let mut restarted = alice.session_of(3, 1, Revision::NONE).await;
+    assert!(matches!(restarted.next().await, Some(CoordinatorMessage::Welcome(_))));
+    let end = older.until(|said| match said {
+        CoordinatorMessage::Close(reason) => Some(reason),
+        _ => None,
+    });
+    assert_eq!(end.await, CloseReason::GoElsewhere);
 }

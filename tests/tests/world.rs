@@ -2,7 +2,7 @@
 
 use mesh_tests::world::network::Host;
 use mesh_tests::world::{World, mesh_time};
-use mesh_types::NodeState;
+use mesh_types::{CoordinatorId, NodeState};
 
 /// Worlds of one run; `MESH_WORLDS` asks for another number.
 const WORLDS: u64 = 10;
@@ -78,4 +78,79 @@ fn two_nodes_that_move_at_once_find_each_other_in_less_than_a_second() {
     });
     world.run(100);
     assert_eq!(world.machines[nodes[0]].pongs.get(&peer), Some(&true));
+}
+
+/// Lets a node reach one coordinator alone.
+fn confine(world: &mut World, node: usize, to: CoordinatorId) {
+    for id in world.cluster.ids().into_iter().filter(|id| *id != to) {
+        world.network.cut(Host::Node(node), Host::Coordinator(id.0));
+    }
+}
+
+/// A mesh of three coordinators and one node, whose session is with the first.
+fn settled() -> (World, usize) {
+    let mut world = World::new(3, 3);
+    let node = world.join().expect("a quorum");
+    confine(&mut world, node, CoordinatorId(1));
+    world.run(5_000);
+    assert_eq!(world.machines[node].welcomed_by(world.now()), Some(CoordinatorId(1)));
+    (world, node)
+}
+
+#[test]
+fn a_copy_of_a_node_that_lives_with_another_coordinator_is_never_welcomed() {
+    let (mut world, node) = settled();
+    let session = world.machines[node].session;
+    let copy = world.copy(node);
+    confine(&mut world, copy, CoordinatorId(2));
+    for _ in 0..200 {
+        world.run(50);
+        assert_eq!(world.machines[copy].welcomed_by(world.now()), None);
+    }
+    assert!(world.machines[copy].is_refused(world.now()));
+    assert_eq!(world.machines[node].session, session, "the older one is not disturbed");
+    world.machines[node].kill(false);
+    world.run(8_000);
+    assert_eq!(world.machines[copy].welcomed_by(world.now()), Some(CoordinatorId(2)), "it takes the other's place");
+}
+
+#[test]
+fn a_copy_that_was_welcomed_while_coordinators_could_not_meet_is_closed_when_they_do() {
+    let (mut world, node) = settled();
+    for other in [1, 3] {
+        world.network.cut(Host::Coordinator(2), Host::Coordinator(other));
+    }
+    // What the second coordinator knew of the first one's sessions ends.
+    world.run(11_000);
+    let session = world.machines[node].session;
+    let copy = world.copy(node);
+    confine(&mut world, copy, CoordinatorId(2));
+    world.run(5_000);
+    assert_eq!(world.machines[copy].welcomed_by(world.now()), Some(CoordinatorId(2)));
+    world.network.heal();
+    confine(&mut world, node, CoordinatorId(1));
+    confine(&mut world, copy, CoordinatorId(2));
+    world.run(1_000);
+    assert!(world.machines[copy].is_refused(world.now()));
+    assert_eq!(world.machines[copy].welcomed_by(world.now()), None);
+    assert_eq!(world.machines[node].session, session, "the older one is not disturbed");
+}
+
+#[test]
+fn a_node_that_restarts_out_of_reach_of_its_coordinator_gets_in_elsewhere_before_its_old_stream_is_missed() {
+    for coordinator_dies in [false, true] {
+        let (mut world, node) = settled();
+        world.machines[node].kill(false);
+        world.network.heal();
+        world.network.cut(Host::Node(node), Host::Coordinator(1));
+        if coordinator_dies {
+            world.cluster.crash(CoordinatorId(1));
+        }
+        world.start(node);
+        // Streams are missed after five seconds.
+        world.run(4_900);
+        let welcomed = world.machines[node].welcomed_by(world.now());
+        assert!(welcomed.is_some_and(|by| by != CoordinatorId(1)), "{welcomed:?}");
+        assert!(!world.machines[node].is_refused(world.now()));
+    }
 }

@@ -301,6 +301,11 @@ impl Node {
 
     /// Opens a session, holding `revision`.
     pub async fn session(&self, index: usize, revision: Revision) -> Session {
+        self.session_of(1, index, revision).await
+    }
+
+    /// Opens a session of another start of the daemon.
+    pub async fn session_of(&self, instance: u64, index: usize, revision: Revision) -> Session {
         let connection = self.connect(index).await;
         let (said, messages) = mpsc::channel(16);
         let hello = Hello {
@@ -308,7 +313,7 @@ impl Node {
             epoch: (revision > Revision::NONE).then_some(self.epoch),
             revision,
             level: Level::SUPPORTED,
-            instance: 1,
+            instance,
             software: "test".into(),
         };
         said.send(NodeMessage::Hello(hello).to_wire()).await.unwrap();

@@ -27,9 +27,11 @@ use tracing::{debug, info, warn};
 
 /// A session that lasted this long was a good one: the next dial waits no longer than the first.
 const GOOD: Duration = Duration::from_secs(10);
-/// The least wait after being told that another daemon has our identity, and half of the longest: mostly it is our own
-/// stream from before a power cut, which the coordinator takes some seconds to miss.
+/// The least wait after being told that another daemon has our identity and lives, doubled each time and up to twice as
+/// long: a person has to end one of the two.
 const DUPLICATE_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is doubled: whoever ended the other one does not want to wait long for this one.
+const DUPLICATE_DOUBLINGS: u32 = 3;
 /// The loop's orders are few; more waiting than this means that the task hangs.
 const ORDERS: usize = 16;
 
@@ -72,7 +74,8 @@ impl Session {
         let (orders, ordered) = mpsc::channel(ORDERS);
         // As bounded as the coordinator's queue: when the loop is slow, TCP holds the coordinator back.
         let (told, news) = mpsc::channel(limits::SESSION_QUEUE);
-        let task = tokio::spawn(Keeper { opener, orders: ordered, news: told, addresses, avoid: None }.run());
+        let task =
+            tokio::spawn(Keeper { opener, orders: ordered, news: told, addresses, avoid: None, refusals: 0 }.run());
         Self { orders, news, task }
     }
 
@@ -128,6 +131,8 @@ struct Keeper {
     /// The host's, as last told.
     addresses: Vec<IpAddr>,
     avoid: Option<CoordinatorId>,
+    /// Sessions that were refused in a row.
+    refusals: u32,
 }
 
 impl Keeper {
@@ -201,7 +206,10 @@ impl Keeper {
         }
         let next = match refused {
             Some(reason) => self.closed(open.coordinator, reason),
-            None => self.hand_on(open).await,
+            None => {
+                self.refusals = 0;
+                self.hand_on(open).await
+            }
         };
         match self.news.send(News::Closed).await {
             Ok(()) => next,
@@ -285,7 +293,9 @@ impl Keeper {
         match reason {
             CloseReason::SlowReader => Next::Backoff,
             CloseReason::DuplicateIdentity | CloseReason::Removed => {
-                Next::After(DUPLICATE_PAUSE + backoff::jitter(DUPLICATE_PAUSE))
+                let pause = DUPLICATE_PAUSE * 2_u32.pow(self.refusals.min(DUPLICATE_DOUBLINGS));
+                self.refusals = self.refusals.saturating_add(1);
+                Next::After(pause + backoff::jitter(pause))
             }
             CloseReason::GoElsewhere | CloseReason::Full | CloseReason::WrongHistory | CloseReason::Protocol => {
                 self.leave(coordinator)

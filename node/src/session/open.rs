@@ -18,8 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::debug;
 
-/// From hello to the first answer: a coordinator answers from memory, so this covers slow networks, not slow work.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// From hello to the first answer. A coordinator answers from memory, unless another daemon with our identity, mostly
+/// our own stream from before a power cut, is in the way: it takes up to four seconds to find out.
+const FIRST_ANSWER: Duration = Duration::from_secs(6);
 
 /// Everything needed to open streams. Hello and places are read anew for each.
 #[derive(Clone)]

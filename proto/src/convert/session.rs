@@ -19,6 +19,7 @@ impl Wire for NodeMessage {
         let message = match self {
             Self::Hello(hello) => Message::Hello(hello.to_wire()),
             Self::Presence(presence) => Message::Presence(presence.to_wire()),
+            Self::Pong => Message::Pong(v1::Pong {}),
         };
         v1::NodeMessage { message: Some(message) }
     }
@@ -28,6 +29,7 @@ impl Wire for NodeMessage {
         Ok(match message.message.ok_or(WireError::Unknown { message: "NodeMessage" })? {
             Message::Hello(hello) => Self::Hello(Hello::from_wire(hello)?),
             Message::Presence(presence) => Self::Presence(SignedPresence::from_wire(presence)?),
+            Message::Pong(v1::Pong {}) => Self::Pong,
         })
     }
 }
@@ -76,6 +78,7 @@ impl Wire for CoordinatorMessage {
             Self::Presence(update) => Message::Presence(encoded(update)),
             Self::Tick(tick) => Message::Tick(encoded(tick)),
             Self::Close(reason) => Message::Close(encoded(reason)),
+            Self::Ping => Message::Ping(v1::Ping {}.encode_to_vec().into()),
         };
         v1::CoordinatorMessage { message: Some(message) }
     }
@@ -89,6 +92,8 @@ impl Wire for CoordinatorMessage {
             Message::Presence(bytes) => Self::Presence(decoded("CoordinatorMessage.presence", bytes)?),
             Message::Tick(bytes) => Self::Tick(decoded("CoordinatorMessage.tick", bytes)?),
             Message::Close(bytes) => Self::Close(decoded("CoordinatorMessage.close", bytes)?),
+            // Its fields are for later versions.
+            Message::Ping(_) => Self::Ping,
         })
     }
 }

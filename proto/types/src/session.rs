@@ -17,6 +17,8 @@ pub enum NodeMessage {
     Hello(Hello),
     /// The node's own presence, new or changed.
     Presence(SignedPresence),
+    /// The answer to [`CoordinatorMessage::Ping`], at once.
+    Pong,
 }
 
 /// What a node holds as it opens a session. Who it is, its certificate says.
@@ -51,6 +53,8 @@ pub enum CoordinatorMessage {
     Tick(Tick),
     /// Last: why the coordinator ends the session.
     Close(CloseReason),
+    /// Another daemon with this identity asks for a session: whoever still lives says [`NodeMessage::Pong`].
+    Ping,
 }
 
 /// The coordinator's side of hello.
@@ -101,6 +105,19 @@ pub struct PresenceUpdate {
     pub online: Vec<NodeId>,
     /// Nodes that no longer have one.
     pub offline: Vec<NodeId>,
+}
+
+/// Which of two daemons with one identity keeps its session: the lesser claim, so the field order is the policy.
+///
+/// The time is the coordinator's that took the session, and is handed on as it is: all coordinators compare the same
+/// two values and come to the same verdict. Their clocks may differ by a little, which matters only for two daemons
+/// that began within that little.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Claim {
+    /// Since when this start of the daemon has had sessions without a gap.
+    pub since: MeshTime,
+    /// [`Hello::instance`] of the daemon.
+    pub instance: u64,
 }
 
 /// Why a coordinator ended a session.

@@ -6,7 +6,7 @@ use super::wireguard::Device;
 use ed25519_dalek::SigningKey;
 use mesh_coordinator_core::hub::SessionId;
 use mesh_node_core::journal::{self, Cache};
-use mesh_node_core::{BootTime, Node, Now, Setup, Validity};
+use mesh_node_core::{BootTime, Node, Now, Setup, Validity, Warning};
 use mesh_types::{
     CoordinatorId, IdentityKey, MeshConfig, MeshDuration, MeshTime, NodeId, NodeRecord, PrivateKey, PublicKey,
 };
@@ -94,6 +94,33 @@ impl Machine {
             instance: 0,
             config,
         }
+    }
+
+    /// The same membership on another host, as a copied state directory makes it; its daemon does not run yet.
+    pub fn copy(&self, host: Host) -> Self {
+        let keys = Keys {
+            identity: self.identity.clone(),
+            public_key: self.record.public_key,
+            node: self.record.id,
+            name: self.record.name.clone(),
+        };
+        let mut copy = Self::new(host, keys, self.record.clone(), self.config.clone(), self.kernel);
+        copy.disk.clone_from(&self.disk);
+        // Starts of the two are told apart, as random numbers are.
+        copy.instance = self.instance + 1_000;
+        copy
+    }
+
+    /// Whether the coordinators said that another daemon has its identity.
+    pub fn is_refused(&self, millis: u64) -> bool {
+        let status = self.node.as_ref().map(|node| node.status(self.now(millis)));
+        status.is_some_and(|status| status.warnings.contains(&Warning::DuplicateIdentity))
+    }
+
+    /// The coordinator that has welcomed it.
+    pub fn welcomed_by(&self, millis: u64) -> Option<CoordinatorId> {
+        let status = self.node.as_ref().map(|node| node.status(self.now(millis)));
+        status.and_then(|status| status.session).map(|session| session.coordinator)
     }
 
     /// What the host's clocks show when the right time is `millis`.

@@ -161,6 +161,18 @@ impl World {
         Some(machine)
     }
 
+    /// Starts a second daemon, on another host, on a copy of a machine's state directory.
+    pub fn copy(&mut self, original: usize) -> usize {
+        let machine = self.machines.len();
+        let host = Host::Node(machine);
+        self.network.move_host(host);
+        let copy = self.machines[original].copy(host);
+        self.note(format_args!("node {machine} starts as a copy of node {original}"));
+        self.machines.push(copy);
+        self.start(machine);
+        machine
+    }
+
     /// Starts a machine's daemon.
     pub fn start(&mut self, machine: usize) {
         let now = self.now;
@@ -432,8 +444,13 @@ impl World {
         }
         self.sessions.remove(&session);
         self.schedule(10, Event::EndOfStream { session });
-        // One that was told that it is out asks again seldom: only `node allow` would change the answer.
-        let again = if self.machines[machine].removed { 20_000 } else { 50 } + self.rng.below(200);
+        let again = match &self.machines[machine] {
+            // One that was told that it is out asks again seldom: only `node allow` would change the answer.
+            told if told.removed => 20_000,
+            told if told.is_refused(self.now) => 1_000,
+            _ => 50,
+        };
+        let again = again + self.rng.below(200);
         self.schedule(again, Event::Connect(machine));
     }
 

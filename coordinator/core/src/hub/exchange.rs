@@ -7,7 +7,9 @@ use super::Hub;
 use crate::clock::{Monotonic, Now};
 use crate::presence::PresenceRefusal;
 use crate::registry::Registry;
-use mesh_types::{CoordinatorId, ExchangeMessage, MeshDuration, NodeId, OnlineNodes, SignedPresence, limits};
+use mesh_types::{
+    CoordinatorId, ExchangeMessage, MeshDuration, NodeId, OnlineNode, OnlineNodes, SignedPresence, limits,
+};
 
 /// How long a coordinator's word about who is online holds.
 const ONLINE_TTL: MeshDuration = MeshDuration::from_secs(10);
@@ -50,6 +52,12 @@ impl Hub {
                 update.ttl = update.ttl.min(ONLINE_TTL);
                 let touched = self.online.learn(&update, now.monotonic);
                 self.pending.online.extend(touched);
+                self.compare_claims(from, &update.nodes);
+            }
+            ExchangeMessage::Ask(node) => self.handle_ask(from, node, now.monotonic),
+            ExchangeMessage::Answer(answer) => {
+                self.handle_answer(from, answer);
+                self.admit_contenders(registry, now);
             }
         }
     }
@@ -92,6 +100,7 @@ impl Hub {
     }
 
     fn online_nodes(&self, nodes: Vec<NodeId>, gone: Vec<NodeId>, complete: bool) -> ExchangeMessage {
+        let nodes = nodes.into_iter().map(|id| OnlineNode { id, claim: self.live_claim(id) }).collect();
         ExchangeMessage::Online(OnlineNodes { coordinator: self.me, nodes, ttl: ONLINE_TTL, complete, gone })
     }
 
@@ -101,7 +110,7 @@ impl Hub {
         }
     }
 
-    fn exchange(&mut self, to: Vec<CoordinatorId>, message: ExchangeMessage) {
+    pub(super) fn exchange(&mut self, to: Vec<CoordinatorId>, message: ExchangeMessage) {
         if !to.is_empty() {
             self.actions.push_back(super::HubAction::Exchange { to, message });
         }

@@ -1,11 +1,12 @@
 //! How a session begins: who may have one, and what brings its node up to date.
 
-use super::{Hub, Phase, SessionId};
+use super::{Hub, Phase, SessionId, Wait, Waiting};
 use crate::clock::Now;
 use crate::registry::Registry;
 use mesh_types::epoch::EpochOrder;
-use mesh_types::session::{CloseReason, Hello, Welcome};
-use mesh_types::{CoordinatorMessage, NodeId, Revision};
+use mesh_types::session::{Claim, CloseReason, Hello, Welcome};
+use mesh_types::{CoordinatorId, CoordinatorMessage, NodeId, NodeMessage, Revision};
+use std::collections::BTreeSet;
 
 /// What becomes of a hello.
 enum Verdict {
@@ -20,17 +21,32 @@ enum Verdict {
 
 impl Hub {
     pub(super) fn handle_hello(&mut self, session: SessionId, hello: Hello, registry: &Registry, now: Now) {
+        self.begin(session, hello, BTreeSet::new(), registry, now);
+    }
+
+    /// Begins a session, or lets it wait; `asked` are the coordinators that were asked about other daemons before.
+    fn begin(
+        &mut self,
+        session: SessionId,
+        hello: Hello,
+        asked: BTreeSet<CoordinatorId>,
+        registry: &Registry,
+        now: Now,
+    ) {
         // From here on all live sessions hold what the registry holds, so that this one can join them.
         self.handle_applied(registry, now);
         let Some(node) = self.sessions.get(&session).map(|held| held.node) else { return };
-        match judge(node, &hello, registry) {
-            Verdict::Wait => self.wait(session, hello),
+        let resume = match judge(node, &hello, registry) {
+            Verdict::Wait => return self.wait(session, hello, Wait::ForLog),
             Verdict::Refuse(reason) => {
                 tracing::info!(%node, ?reason, "session refused");
-                self.close(session, reason);
+                return self.close(session, reason);
             }
-            Verdict::Resume(revision) => self.admit(session, node, &hello, Some(revision), registry, now),
-            Verdict::Snapshot => self.admit(session, node, &hello, None, registry, now),
+            Verdict::Resume(revision) => Some(revision),
+            Verdict::Snapshot => None,
+        };
+        if let Some(hello) = self.contend(session, node, hello, asked, now) {
+            self.admit(session, node, &hello, resume, registry, now);
         }
     }
 
@@ -39,23 +55,41 @@ impl Hub {
         let waiting: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, held)| matches!(held.phase, Phase::Waiting { .. }) && registry.node(held.node).is_some())
+            .filter(|(_, held)| matches!(&held.phase, Phase::Waiting(waiting) if waiting.is_for_log()))
+            .filter(|(_, held)| registry.node(held.node).is_some())
             .map(|(&session, _)| session)
             .collect();
-        for session in waiting {
-            let Some(held) = self.sessions.get_mut(&session) else { continue };
-            if let Phase::Waiting { hello, presence } = std::mem::replace(&mut held.phase, Phase::Opened) {
-                self.handle_hello(session, hello, registry, now);
-                if let Some(signed) = presence {
-                    self.handle_message(session, mesh_types::NodeMessage::Presence(signed), registry, now);
-                }
-            }
+        waiting.into_iter().for_each(|session| self.resume(session, |_| true, registry, now));
+    }
+
+    /// Lets a session that waits begin after all, if what it waits for is over.
+    pub(super) fn resume(
+        &mut self,
+        session: SessionId,
+        is_over: impl FnOnce(&Wait) -> bool,
+        registry: &Registry,
+        now: Now,
+    ) {
+        let Some(held) = self.sessions.get_mut(&session) else { return };
+        if !matches!(&held.phase, Phase::Waiting(waiting) if is_over(&waiting.wait)) {
+            return;
+        }
+        let Phase::Waiting(waiting) = std::mem::replace(&mut held.phase, Phase::Opened) else { return };
+        let Waiting { hello, presence, wait } = *waiting;
+        self.contenders.remove(&session);
+        let asked = match wait {
+            Wait::ForLog => BTreeSet::new(),
+            Wait::ForRivals(rivals) => rivals.into_asked(),
+        };
+        self.begin(session, hello, asked, registry, now);
+        if let Some(signed) = presence {
+            self.handle_message(session, NodeMessage::Presence(signed), registry, now);
         }
     }
 
-    fn wait(&mut self, session: SessionId, hello: Hello) {
+    pub(super) fn wait(&mut self, session: SessionId, hello: Hello, wait: Wait) {
         if let Some(held) = self.sessions.get_mut(&session) {
-            held.phase = Phase::Waiting { hello, presence: None };
+            held.phase = Phase::Waiting(Box::new(Waiting { hello, presence: None, wait }));
         }
     }
 
@@ -68,11 +102,10 @@ impl Hub {
         registry: &Registry,
         now: Now,
     ) {
-        if !self.yield_to(session, node, hello.instance) {
-            return;
-        }
+        let claim = self.claim(node, hello.instance, now);
+        self.take_place(node);
         let ahead = resume.filter(|&revision| revision > registry.revision());
-        self.go_live(session, node, hello.instance, ahead);
+        self.go_live(session, node, claim, ahead);
         self.welcome(session, node, registry, now);
         match resume {
             Some(_) if ahead.is_some() => {}
@@ -82,26 +115,19 @@ impl Hub {
         self.newcomers.insert(session);
     }
 
-    /// One identity, one session: a daemon that came back takes the place of its old stream, a second daemon with a
-    /// copy of the identity does not. Says whether the new session may go on.
-    fn yield_to(&mut self, session: SessionId, node: NodeId, instance: u64) -> bool {
-        let Some(&older) = self.live.get(&node) else { return true };
-        let same = matches!(self.sessions.get(&older), Some(held) if held.is_instance(instance));
-        if !same {
-            tracing::warn!(%node, "second daemon with the same identity refused");
-            self.close(session, CloseReason::DuplicateIdentity);
-            return false;
-        }
+    /// A daemon that came back takes the place of its old stream, and has shown that it lives.
+    fn take_place(&mut self, node: NodeId) {
+        let Some(&older) = self.live.get(&node) else { return };
+        self.decide_contest(node, self.live_claim(node));
         // Nobody reads this any more; should it be read after all, it tells to come again.
         self.close(older, CloseReason::GoElsewhere);
-        true
     }
 
-    fn go_live(&mut self, session: SessionId, node: NodeId, instance: u64, ahead: Option<Revision>) {
+    fn go_live(&mut self, session: SessionId, node: NodeId, claim: Claim, ahead: Option<Revision>) {
         if let Some(held) = self.sessions.get_mut(&session) {
-            held.phase = Phase::Live { instance, ahead };
+            held.phase = Phase::Live { claim, ahead };
             self.live.insert(node, session);
-            self.note_online(node, true);
+            self.note_online(node, Some(claim));
         }
     }
 
@@ -110,12 +136,6 @@ impl Hub {
         let welcome =
             Welcome { coordinator: self.me, epoch, incarnation: self.presence.incarnation(node), tick: self.tick(now) };
         self.send(vec![session], CoordinatorMessage::Welcome(welcome));
-    }
-}
-
-impl super::Session {
-    fn is_instance(&self, other: u64) -> bool {
-        matches!(self.phase, Phase::Live { instance, .. } if instance == other)
     }
 }
 

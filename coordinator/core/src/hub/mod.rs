@@ -15,15 +15,17 @@
 mod exchange;
 mod fanout;
 mod hello;
+mod rivals;
 
 use crate::clock::{Monotonic, Now};
 use crate::presence::{OnlineTable, PresenceRefusal, PresenceTable};
 use crate::registry::Registry;
-use mesh_types::session::{CloseReason, Hello, Tick};
+use mesh_types::session::{Claim, CloseReason, Hello, Tick};
 use mesh_types::{
     CoordinatorId, CoordinatorMessage, Epoch, ExchangeMessage, MeshDuration, NodeId, NodeMessage, Revision,
     SignedPresence, limits,
 };
+use rivals::{Contest, Rivals};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Between two ticks to nodes when nothing changes: they notice a silent coordinator by missing two.
@@ -84,6 +86,10 @@ pub struct Hub {
     by_node: BTreeMap<NodeId, BTreeSet<SessionId>>,
     /// The live session of each node.
     live: BTreeMap<NodeId, SessionId>,
+    /// Live sessions that have to show that they live.
+    contests: BTreeMap<NodeId, Contest>,
+    /// Sessions that wait for such.
+    contenders: BTreeSet<SessionId>,
     presence: PresenceTable,
     online: OnlineTable,
     /// Other coordinators with an open stream.
@@ -122,13 +128,36 @@ struct Session {
 enum Phase {
     /// Has not said hello.
     Opened,
-    /// The registry does not know the node yet.
-    Waiting { hello: Hello, presence: Option<SignedPresence> },
+    /// Has, and cannot be welcomed yet.
+    Waiting(Box<Waiting>),
     Live {
-        instance: u64,
+        claim: Claim,
         /// The revision it holds, if that is ahead of the registry here.
         ahead: Option<Revision>,
     },
+}
+
+/// What a session has said that waits, and for what.
+#[derive(Debug)]
+struct Waiting {
+    hello: Hello,
+    presence: Option<SignedPresence>,
+    wait: Wait,
+}
+
+/// What a session waits for.
+#[derive(Debug)]
+enum Wait {
+    /// The registry does not know the node yet.
+    ForLog,
+    /// Another daemon with this identity has a session, and may be dead.
+    ForRivals(Rivals),
+}
+
+impl Waiting {
+    fn is_for_log(&self) -> bool {
+        matches!(self.wait, Wait::ForLog)
+    }
 }
 
 impl Hub {
@@ -140,6 +169,8 @@ impl Hub {
             sessions: BTreeMap::new(),
             by_node: BTreeMap::new(),
             live: BTreeMap::new(),
+            contests: BTreeMap::new(),
+            contenders: BTreeSet::new(),
             presence: PresenceTable::default(),
             online: OnlineTable::default(),
             exchanges: BTreeSet::new(),
@@ -168,13 +199,18 @@ impl Hub {
     /// A node said something.
     pub fn handle_message(&mut self, session: SessionId, message: NodeMessage, registry: &Registry, now: Now) {
         let Some(held) = self.sessions.get_mut(&session) else { return };
+        let node = held.node;
         match (&mut held.phase, message) {
             (Phase::Opened, NodeMessage::Hello(hello)) => self.handle_hello(session, hello, registry, now),
             (Phase::Live { .. }, NodeMessage::Presence(signed)) => self.handle_presence(session, signed, registry, now),
-            (Phase::Waiting { presence, .. }, NodeMessage::Presence(signed)) => *presence = Some(signed),
-            (Phase::Opened, NodeMessage::Presence(_)) | (_, NodeMessage::Hello(_)) => {
-                self.close(session, CloseReason::Protocol);
+            (Phase::Waiting(waiting), NodeMessage::Presence(signed)) => waiting.presence = Some(signed),
+            (Phase::Live { claim, .. }, NodeMessage::Pong) => {
+                let alive = Some(*claim);
+                self.decide_contest(node, alive);
             }
+            (Phase::Opened, NodeMessage::Presence(_))
+            | (Phase::Opened | Phase::Waiting(_), NodeMessage::Pong)
+            | (_, NodeMessage::Hello(_)) => self.close(session, CloseReason::Protocol),
         }
     }
 
@@ -194,6 +230,8 @@ impl Hub {
     /// Time passed.
     pub fn handle_tick(&mut self, registry: &Registry, now: Now) {
         self.close_overdue(now.monotonic);
+        self.end_contests(now.monotonic);
+        self.admit_contenders(registry, now);
         let expired = self.online.expire(now.monotonic);
         self.pending.online.extend(expired);
         for node in self.presence.offer_deferred(registry, now.monotonic) {
@@ -265,17 +303,19 @@ impl Hub {
         }
     }
 
-    fn note_online(&mut self, node: NodeId, online: bool) {
-        self.online.observe(self.me, node, online);
+    fn note_online(&mut self, node: NodeId, claim: Option<Claim>) {
+        self.online.observe(self.me, node, claim);
         self.pending.online.insert(node);
         self.pending.own.insert(node);
     }
 
     fn close_overdue(&mut self, now: Monotonic) {
-        let verdict = |session: &Session| match session.phase {
+        let verdict = |session: &Session| match &session.phase {
             Phase::Opened if now.since(session.opened) >= HELLO_TIMEOUT => Some(CloseReason::Protocol),
-            Phase::Waiting { .. } if now.since(session.opened) >= KNOWN_TIMEOUT => Some(CloseReason::GoElsewhere),
-            Phase::Opened | Phase::Waiting { .. } | Phase::Live { .. } => None,
+            Phase::Waiting(waiting) if now.since(session.opened) >= KNOWN_TIMEOUT && waiting.is_for_log() => {
+                Some(CloseReason::GoElsewhere)
+            }
+            Phase::Opened | Phase::Waiting(_) | Phase::Live { .. } => None,
         };
         let overdue: Vec<_> =
             self.sessions.iter().filter_map(|(&id, session)| verdict(session).map(|reason| (id, reason))).collect();
@@ -291,6 +331,7 @@ impl Hub {
     fn forget(&mut self, session: SessionId) -> bool {
         let Some(held) = self.sessions.remove(&session) else { return false };
         self.newcomers.remove(&session);
+        self.contenders.remove(&session);
         if let Some(theirs) = self.by_node.get_mut(&held.node) {
             theirs.remove(&session);
             if theirs.is_empty() {
@@ -299,7 +340,8 @@ impl Hub {
         }
         if self.live.get(&held.node) == Some(&session) {
             self.live.remove(&held.node);
-            self.note_online(held.node, false);
+            self.note_online(held.node, None);
+            self.decide_contest(held.node, None);
         }
         true
     }

@@ -4,7 +4,7 @@
 //! another coordinator meanwhile stays online throughout.
 
 use crate::clock::Monotonic;
-use mesh_types::{CoordinatorId, NodeId, OnlineNodes, limits};
+use mesh_types::{Claim, CoordinatorId, NodeId, OnlineNodes, limits};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes with a session, by the coordinator that it is with.
@@ -15,7 +15,7 @@ pub struct OnlineTable {
 
 #[derive(Debug, Default)]
 struct Observation {
-    nodes: BTreeSet<NodeId>,
+    nodes: BTreeMap<NodeId, Option<Claim>>,
     /// `None` is this coordinator's own, which needs no refreshing.
     until: Option<Monotonic>,
 }
@@ -23,16 +23,20 @@ struct Observation {
 impl OnlineTable {
     /// Whether any coordinator has a session with the node.
     pub fn is_online(&self, node: NodeId) -> bool {
-        self.observed.values().any(|observation| observation.nodes.contains(&node))
+        self.observed.values().any(|observation| observation.nodes.contains_key(&node))
     }
 
-    /// Notes that this coordinator's session with a node began or ended.
-    pub(crate) fn observe(&mut self, me: CoordinatorId, node: NodeId, online: bool) {
+    /// Who claims to be the node's daemon, by the coordinator that says so.
+    pub(crate) fn claims(&self, node: NodeId) -> impl Iterator<Item = (CoordinatorId, Claim)> {
+        self.observed.iter().filter_map(move |(&at, observation)| Some((at, (*observation.nodes.get(&node)?)?)))
+    }
+
+    /// Notes that this coordinator's session with a node began, or ended.
+    pub(crate) fn observe(&mut self, me: CoordinatorId, node: NodeId, claim: Option<Claim>) {
         let own = self.observed.entry(me).or_default();
-        if online {
-            own.nodes.insert(node)
-        } else {
-            own.nodes.remove(&node)
+        match claim {
+            Some(claim) => own.nodes.insert(node, Some(claim)),
+            None => own.nodes.remove(&node),
         };
     }
 
@@ -40,15 +44,16 @@ impl OnlineTable {
     pub(crate) fn learn(&mut self, update: &OnlineNodes, now: Monotonic) -> BTreeSet<NodeId> {
         let held = self.observed.entry(update.coordinator).or_default();
         held.until = Some(now + update.ttl);
-        let mut touched: BTreeSet<NodeId> = update.nodes.iter().chain(&update.gone).copied().collect();
+        let mut touched: BTreeSet<NodeId> =
+            update.nodes.iter().map(|node| node.id).chain(update.gone.iter().copied()).collect();
         if update.complete {
-            touched.extend(std::mem::take(&mut held.nodes));
+            touched.extend(std::mem::take(&mut held.nodes).into_keys());
         }
         update.gone.iter().for_each(|node| {
             held.nodes.remove(node);
         });
         let room = limits::MAX_SESSIONS.saturating_sub(held.nodes.len());
-        held.nodes.extend(update.nodes.iter().take(room));
+        held.nodes.extend(update.nodes.iter().take(room).map(|node| (node.id, node.claim)));
         touched
     }
 
@@ -58,7 +63,7 @@ impl OnlineTable {
         self.observed.retain(|_, observation| {
             let holds = observation.until.is_none_or(|until| now < until);
             if !holds {
-                touched.append(&mut observation.nodes);
+                touched.extend(observation.nodes.keys());
             }
             holds
         });

@@ -8,3 +8,4 @@ mod hub;
 mod laws;
 mod presence;
 mod registry;
+mod rivals;

@@ -28,6 +28,10 @@ impl Node {
                 self.take_tick(tick, now);
                 Ok(())
             }
+            (CoordinatorMessage::Ping, true) => {
+                self.actions.push_back(Action::Say(NodeMessage::Pong));
+                Ok(())
+            }
             (CoordinatorMessage::Welcome(_), true) | (_, false) => Err(EndReason::Protocol),
         };
         if let Err(reason) = taken {
