@@ -5,8 +5,8 @@
 use mesh_proto::convert::{Wire, WireError};
 use mesh_proto::v1;
 use mesh_types::limits::{
-    MAX_AUTHORITIES, MAX_COORDINATOR_ADDRESSES, MAX_COORDINATORS, MAX_PRESENCE_PAYLOAD, MAX_SOFTWARE, PRESENCE_BATCH,
-    SNAPSHOT_PAGE,
+    MAX_AUTHORITIES, MAX_COORDINATOR_ADDRESSES, MAX_COORDINATORS, MAX_DIGEST_BUCKETS, MAX_PRESENCE_PAYLOAD,
+    MAX_SOFTWARE, PRESENCE_BATCH, SNAPSHOT_PAGE,
 };
 use mesh_types::netmap::Certificate;
 use mesh_types::session::{CloseReason, Hello, PresenceUpdate, SnapshotPage, Tick, Welcome};
@@ -98,10 +98,10 @@ prop_compose! {
 prop_compose! {
     fn hello()(
         mesh: [u8; 16], epoch in proptest::option::of(epoch()), revision: u64, level: u32, instance: u64,
-        software in "[ -~]{0,64}",
+        software in "[ -~]{0,64}", presence in proptest::collection::vec(any::<u64>(), 0..4),
     ) -> Hello {
         Hello {
-            mesh: MeshId::from_bytes(mesh), epoch, revision: Revision(revision), level: Level(level), instance, software,
+            mesh: MeshId::from_bytes(mesh), epoch, revision: Revision(revision), level: Level(level), instance, software, presence,
         }
     }
 }
@@ -146,7 +146,8 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         delta,
         update,
         tick().prop_map(CoordinatorMessage::Tick),
-        close.prop_map(CoordinatorMessage::Close)
+        close.prop_map(CoordinatorMessage::Close),
+        Just(CoordinatorMessage::Ping)
     ]
 }
 
@@ -163,7 +164,7 @@ proptest! {
 
     #[test]
     fn what_a_node_says_is_understood_again(hello in hello(), presence in presence()) {
-        for message in [NodeMessage::Hello(hello.clone()), NodeMessage::Presence(presence.clone())] {
+        for message in [NodeMessage::Hello(hello), NodeMessage::Presence(presence), NodeMessage::Pong] {
             prop_assert_eq!(over_the_wire(&message), Ok(message));
         }
     }
@@ -231,6 +232,8 @@ fn more_than_any_honest_sender_says_is_refused() {
     assert_eq!(too_many(SignedPresence::from_wire(presence)), "SignedPresence.payload");
     let tick = v1::Tick { voters: vec![1; 2 * MAX_COORDINATORS + 1], ..Default::default() };
     assert_eq!(too_many(Tick::from_wire(tick)), "Tick.voters");
+    let hello = v1::Hello { presence: vec![0; MAX_DIGEST_BUCKETS + 1], ..Default::default() };
+    assert_eq!(too_many(Hello::from_wire(hello)), "Hello.presence");
     let addresses = vec!["192.0.2.1".to_owned(); MAX_COORDINATOR_ADDRESSES + 1];
     let record = v1::CoordinatorRecord { addresses, ..Default::default() };
     assert_eq!(too_many(CoordinatorRecord::from_wire(record)), "CoordinatorRecord.addresses");

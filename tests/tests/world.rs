@@ -154,3 +154,26 @@ fn a_node_that_restarts_out_of_reach_of_its_coordinator_gets_in_elsewhere_before
         assert!(!world.machines[node].is_refused(world.now()));
     }
 }
+
+#[test]
+fn a_node_that_moves_to_another_coordinator_is_sent_only_the_presence_that_changed_meanwhile() {
+    let (mut world, node) = settled();
+    let others: Vec<usize> = (0..5).map(|_| world.join().expect("a quorum")).collect();
+    world.run(5_000);
+    for id in world.cluster.ids() {
+        world.network.cut(Host::Node(node), Host::Coordinator(id.0));
+    }
+    world.run(6_000);
+    assert_eq!(world.machines[node].welcomed_by(world.now()), None);
+    world.machines[node].records_heard = 0;
+    let moved = world.roam(others[0]);
+    world.run(2_000);
+    world.network.heal();
+    confine(&mut world, node, CoordinatorId(2));
+    world.run(3_000);
+    assert_eq!(world.machines[node].welcomed_by(world.now()), Some(CoordinatorId(2)));
+    assert_eq!(world.machines[node].records_heard, 1);
+    let key = world.machines[others[0]].record.public_key;
+    let device = world.machines[node].device.read(mesh_time);
+    assert_eq!(device.peers[&key].endpoint.map(|endpoint| endpoint.ip()), Some(moved));
+}

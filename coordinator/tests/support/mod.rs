@@ -315,6 +315,7 @@ impl Node {
             level: Level::SUPPORTED,
             instance,
             software: "test".into(),
+            presence: Vec::new(),
         };
         said.send(NodeMessage::Hello(hello).to_wire()).await.unwrap();
         let stream = tokio_stream::wrappers::ReceiverStream::new(messages);

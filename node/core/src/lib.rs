@@ -7,6 +7,7 @@ pub mod action;
 pub mod clock;
 pub mod device;
 pub mod diff;
+mod heard;
 pub mod journal;
 pub mod netmap;
 pub mod node;

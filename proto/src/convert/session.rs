@@ -3,7 +3,9 @@
 use super::{Wire, WireError, all_from_wire, all_to_wire, capped, field, invalid, nested};
 use crate::v1;
 use bytes::Bytes;
-use mesh_types::limits::{MAX_COORDINATORS, MAX_NODES, MAX_SOFTWARE, PRESENCE_BATCH, SNAPSHOT_PAGE};
+use mesh_types::limits::{
+    MAX_COORDINATORS, MAX_DIGEST_BUCKETS, MAX_NODES, MAX_SOFTWARE, PRESENCE_BATCH, SNAPSHOT_PAGE,
+};
 use mesh_types::session::{CloseReason, Hello, PresenceUpdate, SnapshotPage, Tick, Welcome};
 use mesh_types::{
     Changes, CoordinatorId, CoordinatorMessage, Incarnation, Level, MeshConfig, MeshTime, NodeId, NodeMessage,
@@ -45,10 +47,12 @@ impl Wire for Hello {
             level: self.level.0,
             instance: self.instance,
             software: self.software.clone(),
+            presence: self.presence.clone(),
         }
     }
 
     fn from_wire(message: v1::Hello) -> Result<Self, WireError> {
+        capped("Hello.presence", message.presence.len(), MAX_DIGEST_BUCKETS)?;
         Ok(Self {
             mesh: field("Hello.mesh", &message.mesh)?,
             epoch: message.epoch.map(Wire::from_wire).transpose()?,
@@ -56,6 +60,7 @@ impl Wire for Hello {
             level: Level(message.level),
             instance: message.instance,
             software: readable(&message.software),
+            presence: message.presence,
         })
     }
 }

@@ -6,6 +6,7 @@
 mod bytes;
 pub mod candidate;
 pub mod coordinator;
+pub mod digest;
 pub mod epoch;
 pub mod exchange;
 pub mod id;
@@ -21,6 +22,7 @@ pub mod token;
 
 pub use candidate::{Candidate, CandidateKind};
 pub use coordinator::{CoordinatorAddress, CoordinatorRecord};
+pub use digest::PresenceDigest;
 pub use epoch::{Epoch, Level, Revision};
 pub use exchange::{Answer, ExchangeMessage, OnlineNode, OnlineNodes};
 pub use id::{CoordinatorId, Incarnation, MeshId, NodeId, RequestId, TokenId};

@@ -36,6 +36,9 @@ pub struct Hello {
     pub instance: u64,
     /// Its software version, for people.
     pub software: String,
+    /// The sums of a [`PresenceDigest`](crate::PresenceDigest) over all presence that it holds, its own included; empty
+    /// if it holds none. Records of buckets that are the same are not sent again.
+    pub presence: Vec<u64>,
 }
 
 /// What a coordinator says.

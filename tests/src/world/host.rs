@@ -41,6 +41,8 @@ pub struct Machine {
     pub removed: bool,
     /// Of the peers that were pinged: whether one ping was answered.
     pub pongs: BTreeMap<NodeId, bool>,
+    /// How many records of presence were sent to it.
+    pub records_heard: usize,
     instance: u64,
     config: MeshConfig,
 }
@@ -91,6 +93,7 @@ impl Machine {
             highest: Revision::NONE,
             removed: false,
             pongs: BTreeMap::new(),
+            records_heard: 0,
             instance: 0,
             config,
         }

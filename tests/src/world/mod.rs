@@ -417,6 +417,9 @@ impl World {
     fn hear_coordinator(&mut self, session: SessionId, message: CoordinatorMessage) {
         let Some(stream) = self.sessions.get(&session).filter(|stream| stream.silent_since.is_none()) else { return };
         let machine = stream.machine;
+        if let CoordinatorMessage::Presence(update) = &message {
+            self.machines[machine].records_heard += update.records.len();
+        }
         let closing = matches!(message, CoordinatorMessage::Close(_));
         self.with_node(machine, |node, now| node.handle_message(message, now));
         if closing && self.machines[machine].session.is_some_and(|(held, _)| held == session) {

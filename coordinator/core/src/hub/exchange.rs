@@ -22,7 +22,7 @@ impl Hub {
     /// A stream to another coordinator is open: both sides say what they have.
     pub fn handle_exchange_opened(&mut self, peer: CoordinatorId, _now: Now) {
         self.exchanges.insert(peer);
-        self.exchange(vec![peer], ExchangeMessage::Digest(self.presence.digest()));
+        self.exchange(vec![peer], ExchangeMessage::Digest(self.presence.digest().sums().to_vec()));
         let nodes = self.live.keys().copied().collect();
         self.exchange(vec![peer], self.online_nodes(nodes, Vec::new(), true));
     }
@@ -39,7 +39,7 @@ impl Hub {
                 tracing::warn!(coordinator = %from, buckets = theirs.len(), "digest too long: ignored");
             }
             ExchangeMessage::Digest(theirs) => {
-                let records: Vec<_> = self.presence.differing(&theirs).cloned().collect();
+                let records = self.presence.differing(&theirs);
                 self.exchange_records(vec![from], &records);
             }
             ExchangeMessage::Records(records) => {
@@ -71,7 +71,7 @@ impl Hub {
         }
         if now.since(self.last_digest) >= DIGEST_INTERVAL {
             self.last_digest = now;
-            self.exchange(peers, ExchangeMessage::Digest(self.presence.digest()));
+            self.exchange(peers, ExchangeMessage::Digest(self.presence.digest().sums().to_vec()));
         }
     }
 

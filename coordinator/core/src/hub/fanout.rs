@@ -3,8 +3,10 @@
 use super::{Hub, Phase, SessionId};
 use crate::clock::Now;
 use crate::registry::Registry;
+use mesh_types::digest::Buckets;
 use mesh_types::session::{CloseReason, PresenceUpdate};
 use mesh_types::{CoordinatorMessage, NodeId, Revision, SignedPresence, limits};
+use std::collections::BTreeMap;
 
 impl Hub {
     /// The registry may have moved on. Costs nothing if it has not.
@@ -62,19 +64,33 @@ impl Hub {
         }
     }
 
-    /// Sends presence that changed since the last time, and all of it to sessions that began since.
+    /// Sends presence that changed since the last time, and what they lack of it to sessions that began since.
     pub(super) fn flush_presence(&mut self) {
         let nodes = std::mem::take(&mut self.pending.records);
         let changed = nodes.iter().filter_map(|&node| self.presence.record(node)).cloned().collect();
         let (online, offline) = self.turned();
         let newcomers = std::mem::take(&mut self.newcomers);
-        let settled = self.live.values().copied().filter(|session| !newcomers.contains(session)).collect();
+        let settled = self.live.values().copied().filter(|session| !newcomers.contains_key(session)).collect();
         self.send_presence(settled, changed, online, offline);
         if !newcomers.is_empty() {
             // Whoever is not named online is offline: a node starts afresh with each welcome.
-            let records = self.presence.records().cloned().collect();
             let online = self.told_online.iter().copied().collect();
-            self.send_presence(newcomers.into_iter().collect(), records, online, Vec::new());
+            let all = newcomers.keys().copied().collect();
+            self.send_lacking(newcomers);
+            self.send_presence(all, Vec::new(), online, Vec::new());
+        }
+    }
+
+    /// Sends each newcomer the records of the buckets in which it holds something else; whoever lacks the same, mostly
+    /// all or nothing, shares one copy.
+    fn send_lacking(&mut self, newcomers: BTreeMap<SessionId, Vec<u64>>) {
+        let mut groups: BTreeMap<Buckets, Vec<SessionId>> = BTreeMap::new();
+        for (session, held) in newcomers {
+            groups.entry(self.presence.digest().differing(&held)).or_default().push(session);
+        }
+        for (buckets, sessions) in groups {
+            let records = self.presence.records_in(&buckets).cloned().collect();
+            self.send_presence(sessions, records, Vec::new(), Vec::new());
         }
     }
 

@@ -112,7 +112,7 @@ impl Hub {
             Some(revision) => self.send_changes(&[session], revision, registry),
             None => self.send_snapshot(&[session], registry),
         }
-        self.newcomers.insert(session);
+        self.newcomers.insert(session, hello.presence.clone());
     }
 
     /// A daemon that came back takes the place of its old stream, and has shown that it lives.

@@ -1,8 +1,8 @@
 //! All sessions of one coordinator, as a machine without I/O: for one loop that feeds it events and carries out what it
 //! asks for.
 //!
-//! A session opens, says hello, is brought up to date (welcome, then a delta or a snapshot in pages, then all presence
-//! and who is online) and from then on gets what changes. One change is one [`HubAction::Send`] with all its
+//! A session opens, says hello, is brought up to date (welcome, then a delta or a snapshot in pages, then the presence
+//! that it lacks and who is online) and from then on gets what changes. One change is one [`HubAction::Send`] with all its
 //! recipients, so that the shell encodes it once. Nothing here needs a quorum: sessions are served from the registry as
 //! this replica has applied it, and the ticks say whether that is fresh.
 //!
@@ -99,8 +99,9 @@ pub struct Hub {
     /// Whom live sessions believe to be online.
     told_online: BTreeSet<NodeId>,
     pending: Pending,
-    /// Sessions that are still to get all presence: together, so that many which begin at once share one copy.
-    newcomers: BTreeSet<SessionId>,
+    /// Sessions that are still to get the presence that they lack, with the digest of what they hold: together, so that
+    /// many which begin at once share one copy.
+    newcomers: BTreeMap<SessionId, Vec<u64>>,
     actions: VecDeque<HubAction>,
     last_tick: Monotonic,
     last_refresh: Monotonic,
@@ -177,7 +178,7 @@ impl Hub {
             told: (None, Revision::NONE),
             told_online: BTreeSet::new(),
             pending: Pending::default(),
-            newcomers: BTreeSet::new(),
+            newcomers: BTreeMap::new(),
             actions: VecDeque::new(),
             last_tick: now.monotonic,
             last_refresh: now.monotonic,

@@ -5,20 +5,18 @@
 //! nodes' packets. What is refused changes nothing. Records of one node are ordered by (incarnation, sequence), and by
 //! their bytes where a node said two things at once, so that all coordinators settle on the same one.
 
-mod digest;
 mod early;
 mod online;
 mod rate;
 
-pub use digest::BUCKETS;
 pub use online::OnlineTable;
 
 use crate::clock::Monotonic;
 use crate::registry::Registry;
-use digest::Digest;
 use early::EarlyRecords;
+use mesh_types::digest::{Buckets, hash};
 use mesh_types::presence::PresenceError;
-use mesh_types::{Candidate, Incarnation, NodeId, Presence, SignedPresence};
+use mesh_types::{Candidate, Incarnation, NodeId, Presence, PresenceDigest, SignedPresence};
 use rate::Rate;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -52,7 +50,7 @@ pub enum PresenceRefusal {
 #[derive(Debug, Default)]
 pub struct PresenceTable {
     held: BTreeMap<NodeId, Held>,
-    digest: Digest,
+    digest: PresenceDigest,
     rates: BTreeMap<NodeId, Rate>,
     /// The newest record of a node that changes too often.
     deferred: BTreeMap<NodeId, SignedPresence>,
@@ -118,7 +116,7 @@ impl PresenceTable {
     /// Drops all of a node that is no member any more.
     pub fn forget(&mut self, node: NodeId) {
         if let Some(held) = self.held.remove(&node) {
-            self.digest.remove(node, &held.signed);
+            self.digest.remove(node, hash(&held.signed));
         }
         self.rates.remove(&node);
         self.deferred.remove(&node);
@@ -147,14 +145,18 @@ impl PresenceTable {
     }
 
     /// One hash for each bucket of nodes, whatever the order in which the records came.
-    pub fn digest(&self) -> Vec<u64> {
-        self.digest.buckets()
+    pub fn digest(&self) -> &PresenceDigest {
+        &self.digest
     }
 
     /// The records that whoever holds `theirs` may lack: those in buckets that differ.
-    pub fn differing<'a>(&'a self, theirs: &[u64]) -> impl Iterator<Item = &'a SignedPresence> {
-        let differs = self.digest.differing(theirs);
-        self.held.iter().filter(move |&(&node, _)| differs[digest::bucket(node)]).map(|(_, held)| &held.signed)
+    pub fn differing(&self, theirs: &[u64]) -> Vec<SignedPresence> {
+        self.records_in(&self.digest.differing(theirs)).cloned().collect()
+    }
+
+    /// The records in some buckets.
+    pub fn records_in(&self, buckets: &Buckets) -> impl Iterator<Item = &SignedPresence> {
+        self.held.iter().filter(|&(&node, _)| buckets.contains(node)).map(|(_, held)| &held.signed)
     }
 
     fn is_newer(&self, presence: &Presence, signed: &SignedPresence) -> bool {
@@ -171,10 +173,10 @@ impl PresenceTable {
     }
 
     fn hold(&mut self, presence: Presence, signed: SignedPresence) {
-        self.digest.add(presence.node, &signed);
+        self.digest.add(presence.node, hash(&signed));
         let held = Held { version: presence.version(), signed };
         if let Some(before) = self.held.insert(presence.node, held) {
-            self.digest.remove(presence.node, &before.signed);
+            self.digest.remove(presence.node, hash(&before.signed));
         }
     }
 }

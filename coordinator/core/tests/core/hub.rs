@@ -95,6 +95,7 @@ pub(crate) fn hello(revision: Revision) -> Hello {
         level: Level::FIRST,
         instance: 1,
         software: "test".into(),
+        presence: Vec::new(),
     }
 }
 
@@ -421,6 +422,52 @@ fn sessions_that_begin_together_share_one_copy_of_all_presence() {
 }
 
 #[test]
+fn a_node_that_comes_from_another_coordinator_gets_only_the_presence_that_it_lacks() {
+    let mut lab = Lab::new(3);
+    lab.exchange(ExchangeMessage::Records(vec![presence(1, 1), presence(2, 1), presence(3, 1)]));
+    let held = lab.hub.presence().digest().sums().to_vec();
+    lab.exchange(ExchangeMessage::Records(vec![presence(2, 2)]));
+    let revision = lab.world.registry.revision();
+    let mut tell = |digest: &[u64]| {
+        let session = lab.open(3);
+        let told = to(session, &lab.hello(session, Hello { presence: digest.to_vec(), ..hello(revision) }));
+        let records = told.iter().flat_map(|message| match message {
+            CoordinatorMessage::Presence(update) => update.records.clone(),
+            _ => Vec::new(),
+        });
+        (records.collect::<Vec<_>>(), told.last().cloned())
+    };
+    let online = Some(presence_update(&[], &[3], &[]));
+    assert_eq!(tell(&held), (vec![presence(2, 2)], online.clone()));
+    for nothing_to_go_by in [&held[..7], &[]] {
+        assert_eq!(tell(nothing_to_go_by), (vec![presence(1, 1), presence(2, 2), presence(3, 1)], online.clone()));
+    }
+}
+
+#[test]
+fn sessions_that_begin_together_and_lack_the_same_share_one_copy_of_that() {
+    let mut lab = Lab::new(3);
+    lab.exchange(ExchangeMessage::Records(vec![presence(1, 1), presence(2, 1)]));
+    let held = lab.hub.presence().digest().sums().to_vec();
+    lab.exchange(ExchangeMessage::Records(vec![presence(2, 2)]));
+    let sessions: Vec<_> = (1..=3).map(|n| lab.open(n)).collect();
+    for (session, digest) in [(sessions[0], &held), (sessions[1], &held), (sessions[2], &Vec::new())] {
+        let presence = digest.clone();
+        let hello = Hello { presence, ..hello(lab.world.registry.revision()) };
+        lab.say(session, NodeMessage::Hello(hello));
+    }
+    let records = |action: &HubAction| match action {
+        HubAction::Send { sessions, message: CoordinatorMessage::Presence(update) } if !update.records.is_empty() => {
+            Some((sessions.clone(), update.records.len()))
+        }
+        _ => None,
+    };
+    let mut sent: Vec<_> = lab.actions().iter().filter_map(records).collect();
+    sent.sort();
+    assert_eq!(sent, [(sessions[..2].to_vec(), 1), (sessions[2..].to_vec(), 2)]);
+}
+
+#[test]
 fn the_welcome_tells_a_node_its_highest_incarnation() {
     let mut lab = Lab::new(1);
     lab.exchange(ExchangeMessage::Records(vec![presence(1, 1)]));
@@ -469,7 +516,7 @@ fn only_words_of_own_sessions_are_relayed() {
 fn a_digest_is_answered_with_what_the_other_lacks_and_nothing_else() {
     let mut lab = Lab::new(3);
     lab.exchange(ExchangeMessage::Records(vec![presence(1, 1), presence(2, 1)]));
-    let mut theirs = lab.hub.presence().digest();
+    let mut theirs = lab.hub.presence().digest().sums().to_vec();
     assert_eq!(lab.exchange(ExchangeMessage::Digest(theirs.clone())), []);
     theirs[2] = 0;
     let actions = lab.exchange(ExchangeMessage::Digest(theirs));

@@ -65,6 +65,7 @@ impl Node {
             .collect();
         self.paths.retain(|id, _| nodes.contains_key(id));
         self.online.retain(|id| nodes.contains_key(id));
+        self.heard.retain(|id| nodes.contains_key(&id));
         let old_keys = std::mem::take(&mut self.by_key);
         self.by_address.clear();
         for (&id, node) in &nodes {
@@ -112,7 +113,10 @@ impl Node {
             return;
         }
         match signed.verify(self.cache.mesh, &key) {
-            Ok(presence) => self.take_word(presence, now),
+            Ok(presence) => {
+                self.heard.take(presence.node, &signed);
+                self.take_word(presence, now);
+            }
             Err(error) => tracing::warn!(node = %claimed.node, %error, "presence refused"),
         }
     }

@@ -19,6 +19,7 @@ mod tests;
 use crate::action::{Action, DesiredLink, Warning};
 use crate::clock::{BootTime, Clock, Now};
 use crate::device::ActualDevice;
+use crate::heard::Heard;
 use crate::journal::{Cache, Intent, Record};
 use crate::netmap::Incoming;
 use crate::pace::Pace;
@@ -110,6 +111,7 @@ pub struct Node {
     paths: BTreeMap<NodeId, Path>,
     by_key: BTreeMap<PublicKey, NodeId>,
     by_address: BTreeMap<IpAddr, NodeId>,
+    heard: Heard,
     early: BTreeMap<NodeId, SignedPresence>,
     online: BTreeSet<NodeId>,
     pace: Pace,
@@ -148,6 +150,7 @@ impl Node {
             paths: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            heard: Heard::default(),
             early: BTreeMap::new(),
             online: BTreeSet::new(),
             pings: BTreeMap::new(),
@@ -173,6 +176,7 @@ impl Node {
             level: Level::SUPPORTED,
             instance: self.setup.instance,
             software: self.setup.software.clone(),
+            presence: self.heard.digest(self.voice.last_word().map(|word| (self.setup.record.id, word))),
         }
     }
 

@@ -503,6 +503,26 @@ fn a_restarted_node_speaks_above_every_word_that_is_known_of_it() {
 }
 
 #[test]
+fn a_node_shows_on_a_new_session_which_words_it_holds_and_drops_those_of_the_removed() {
+    let mut world = World::new(4);
+    world.run(millis(3_000));
+    let shown = |world: &World| world.hosts[0].node.hello().presence;
+    assert_eq!(shown(&world), world.digest().sums());
+    world.lose_coordinators();
+    world.sent = 0;
+    world.restore_coordinators();
+    assert_eq!(world.sent, 0, "everyone holds everything");
+    world.remove(3);
+    world.move_to(1, vec![at(3, 1)]);
+    assert_eq!(shown(&world), world.digest().sums());
+    // A daemon that starts anew remembers no words.
+    world.sent = 0;
+    world.restart(0);
+    assert_eq!(world.sent, 3);
+    assert_eq!(shown(&world), world.digest().sums());
+}
+
+#[test]
 fn a_big_mesh_is_not_asked_all_at_once() {
     let mut world = World::new(1);
     for peer in 1..200 {
@@ -575,6 +595,8 @@ proptest! {
             world.run(millis(1_000));
         }
         for host in 0..3 {
+            let held = world.digest();
+            prop_assert_eq!(world.hosts[host].node.hello().presence, held.sums());
             for other in (0..3).filter(|other| *other != host) {
                 prop_assert_eq!(path(&world.hosts[host], &world, other), PathStatus::Direct, "{} to {}", host, other);
             }

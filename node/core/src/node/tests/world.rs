@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) hosts: Vec<Host>,
     packets: Vec<(u64, Packet)>,
     pub(super) registry: Registry,
+    /// Records of presence that were sent to bring sessions up to date.
+    pub(super) sent: usize,
 }
 
 /// The model of a coordinator.
@@ -153,7 +155,7 @@ impl World {
             nodes: BTreeMap::new(),
             presence: BTreeMap::new(),
         };
-        let mut world = Self { millis: 1_000, hosts: Vec::new(), packets: Vec::new(), registry };
+        let mut world = Self { millis: 1_000, hosts: Vec::new(), packets: Vec::new(), registry, sent: 0 };
         for index in 0..count {
             world.join(index);
         }
@@ -216,6 +218,7 @@ impl World {
         }
         let now = self.now();
         self.hosts[index].connected = true;
+        let hello = self.hosts[index].node.hello();
         self.hosts[index].node.handle_session(SessionEvent::Opened, now);
         let tick = self.tick();
         let epoch = self.registry.epoch;
@@ -223,7 +226,10 @@ impl World {
         self.tell(index, CoordinatorMessage::Welcome(welcome));
         let page = self.snapshot();
         self.tell(index, CoordinatorMessage::Snapshot(page));
-        let records = self.registry.presence.values().cloned().collect();
+        let differing = self.digest().differing(&hello.presence);
+        let lacking = self.registry.presence.iter().filter(|(id, _)| differing.contains(**id));
+        let records: Vec<_> = lacking.map(|(_, signed)| signed.clone()).collect();
+        self.sent += records.len();
         let online: Vec<_> = (0..self.hosts.len()).filter(|&i| self.hosts[i].connected).map(id).collect();
         let update = PresenceUpdate { records, online, offline: Vec::new() };
         self.tell(index, CoordinatorMessage::Presence(update));
@@ -233,6 +239,13 @@ impl World {
     pub(super) fn snapshot(&self) -> SnapshotPage {
         let nodes = self.registry.nodes.values().cloned().collect();
         SnapshotPage { revision: self.registry.revision, config: Some(config()), nodes, last: true }
+    }
+
+    /// The digest of all presence that the coordinator holds.
+    pub(super) fn digest(&self) -> PresenceDigest {
+        let mut digest = PresenceDigest::default();
+        self.registry.presence.iter().for_each(|(&id, signed)| digest.add(id, digest::hash(signed)));
+        digest
     }
 
     pub(super) fn tick(&self) -> Tick {
@@ -266,6 +279,7 @@ impl World {
 
     pub(super) fn remove(&mut self, index: usize) {
         self.registry.nodes.remove(&id(index));
+        self.registry.presence.remove(&id(index));
         self.change(Vec::new(), vec![id(index)]);
     }
 
