@@ -9,8 +9,11 @@ use std::time::Duration;
 
 /// Between two notes of the time on disk.
 const STORE_CLOCK: Duration = Duration::from_secs(60);
-/// Between two searches for a coordinator with contact to a leader.
+/// Between the first two searches for a coordinator with contact to a leader, doubled each time: when none has, every
+/// node asks every coordinator each time.
 const LOOK_ELSEWHERE: Duration = Duration::from_secs(5);
+/// The longest such wait. The session's own coordinator tells at once when it has contact again.
+const LOOK_ELSEWHERE_LONGEST: Duration = Duration::from_secs(60);
 /// The first wait after asking for a renewal, doubled each time.
 const RENEW_RETRY: Duration = Duration::from_secs(1);
 /// The longest such wait.
@@ -20,11 +23,27 @@ const RENEW_RETRY_LONGEST: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub(super) struct Upkeep {
     stored: Option<BootTime>,
-    elsewhere: Option<BootTime>,
+    search: Search,
     /// Whether the session's coordinator had contact to a leader when last looked.
     fresh: bool,
     key: Renewal,
     certificate: Renewal,
+}
+
+/// Searching for a coordinator with contact to a leader, from when the session's has none until one has.
+#[derive(Default)]
+struct Search {
+    tries: u32,
+    not_before: BootTime,
+}
+
+impl Search {
+    /// The wait after one more try.
+    fn wait(&mut self) -> Duration {
+        let wait = LOOK_ELSEWHERE.saturating_mul(1 << self.tries.min(10)).min(LOOK_ELSEWHERE_LONGEST);
+        self.tries += 1;
+        wait
+    }
 }
 
 /// Asking for a renewal until the deadline is seen to move.
@@ -75,7 +94,8 @@ impl Node {
         let clock = self.clock.to_store(now).and(self.upkeep.stored).map(|at| at + STORE_CLOCK);
         let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed.is_some());
         let voice = self.voice.due().filter(|_| welcomed);
-        [key, certificate, clock, voice, self.upkeep.elsewhere, self.device_due(now), self.probing_due(now)]
+        let search = (self.is_fresh() == Some(false)).then_some(self.upkeep.search.not_before);
+        [key, certificate, clock, voice, search, self.device_due(now), self.probing_due(now)]
             .into_iter()
             .flatten()
             .min()
@@ -132,8 +152,7 @@ impl Node {
 
     /// When a leader is back, a renewal that had to wait for one waits no longer; not all nodes at the same moment.
     fn notice_leader(&mut self, now: Now) {
-        let status = self.session.as_ref().and_then(|s| s.welcomed.as_ref()).map(|(_, status)| status);
-        let fresh = status.is_some_and(|status| status.fresh);
+        let fresh = self.is_fresh() == Some(true);
         if fresh && !self.upkeep.fresh {
             let wait = Duration::from_micros(self.random.next() % 1_000_000);
             self.upkeep.key.encourage(wait, now.boot);
@@ -141,16 +160,25 @@ impl Node {
         self.upkeep.fresh = fresh;
     }
 
+    /// Searches at once when the session's coordinator has lost its leader, then ever more seldom, also over sessions
+    /// with others that have none either.
     fn look_elsewhere(&mut self, now: Now) {
-        let status = self.session.as_ref().and_then(|s| s.welcomed.as_ref()).map(|(_, status)| status);
-        let stale = status.is_some_and(|status| !status.fresh);
-        self.warn(Warning::Stale, stale);
-        if !stale {
-            self.upkeep.elsewhere = None;
-        } else if self.upkeep.elsewhere.is_none_or(|at| now.boot >= at) {
-            self.upkeep.elsewhere = Some(now.boot + self.random.jitter(LOOK_ELSEWHERE));
-            self.actions.push_back(Action::LookElsewhere);
+        let fresh = self.is_fresh();
+        self.warn(Warning::Stale, fresh == Some(false));
+        match fresh {
+            Some(true) => self.upkeep.search = Search::default(),
+            Some(false) if now.boot >= self.upkeep.search.not_before => {
+                let wait = self.upkeep.search.wait();
+                self.upkeep.search.not_before = now.boot + self.random.jitter(wait);
+                self.actions.push_back(Action::LookElsewhere);
+            }
+            Some(false) | None => {}
         }
+    }
+
+    /// Whether the session's coordinator has contact to a leader; none without a session.
+    fn is_fresh(&self) -> Option<bool> {
+        self.session.as_ref().and_then(|session| session.welcomed.as_ref()).map(|(_, status)| status.fresh)
     }
 
     fn warn_of_deadlines(&mut self, now: Now) {

@@ -414,6 +414,38 @@ fn a_stale_coordinator_is_kept_while_a_fresh_one_is_looked_for() {
 }
 
 #[test]
+fn while_no_coordinator_is_fresh_the_search_becomes_seldom_and_is_prompt_again_in_the_next_outage() {
+    let mut world = World::new(1);
+    world.run(millis(2_000));
+    let searches = |world: &mut World, span: u64| {
+        world.hosts[0].log.clear();
+        world.run(millis(span));
+        world.hosts[0].times(|a| *a == Action::LookElsewhere)
+    };
+    world.registry.fresh = false;
+    let looked = searches(&mut world, 600_000);
+    let gaps: Vec<u64> = looked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (gap, least) in gaps.iter().zip([5_000, 10_000, 20_000, 40_000].into_iter().chain(std::iter::repeat(60_000))) {
+        assert!((least..=least + least / 4).contains(gap), "{gaps:?}");
+    }
+    assert!(gaps.len() >= 10, "it goes on: {gaps:?}");
+    // Another session, with a coordinator that has no leader either, is no news.
+    world.hosts[0].log.clear();
+    world.lose_coordinators();
+    world.restore_coordinators();
+    world.run(millis(1_000));
+    assert_eq!(world.hosts[0].times(|a| *a == Action::LookElsewhere), [0; 0]);
+    world.registry.fresh = true;
+    assert_eq!(searches(&mut world, 10_000), [0; 0]);
+    world.registry.fresh = false;
+    let outage = world.millis;
+    let looked = searches(&mut world, 20_000);
+    let tick = 5_000;
+    assert!(looked[0] <= outage + tick, "with the tick that says so: {looked:?}");
+    assert!((5_000..=6_250).contains(&(looked[1] - looked[0])), "{looked:?}");
+}
+
+#[test]
 fn a_node_told_that_it_is_removed_takes_its_device_down_until_it_is_welcome_again() {
     let mut world = pair();
     world.tell(0, CoordinatorMessage::Close(CloseReason::Removed));
