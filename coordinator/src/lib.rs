@@ -10,6 +10,7 @@ mod join;
 pub mod options;
 mod orders;
 mod peers;
+mod queue;
 mod raft;
 mod random;
 mod recover;

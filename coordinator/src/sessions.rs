@@ -1,14 +1,16 @@
 //! The loop that owns the hub: takes events of streams, of the registry and of time, and carries out what the hub asks.
 //!
 //! Every stream has a bounded queue of encoded messages. A message for many is encoded once and its bytes are shared. A
-//! stream whose queue is full is cut: its node comes back and is brought up to date. The loop never waits for a stream.
+//! stream whose queue is full is cut: the queue is freed, and its node comes back and is brought up to date. The loop
+//! never waits for a stream, and no connection outlives its session for long.
 
 use crate::clock::Clock;
+use crate::queue::Queue;
 use crate::raft::{Raft, View};
 use mesh_coordinator_core::hub::Health;
 use mesh_coordinator_core::{Hub, HubAction, Registry, SessionId};
+use mesh_proto::listen::Hangup;
 use mesh_proto::{Wire as _, v1};
-use mesh_types::limits::SESSION_QUEUE;
 use mesh_types::session::CloseReason;
 use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, NodeId, NodeMessage};
 use std::collections::BTreeMap;
@@ -29,10 +31,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Messages waiting for another coordinator before its stream is cut and begun anew, with digests.
 const EXCHANGE_QUEUE: usize = 1_024;
 
+/// How long a node has to take its farewell before its connection is ended: one that reads nothing, and answers pings,
+/// would keep it for ever.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// What happens to streams.
 pub(crate) enum Event {
     /// A node opened one.
-    Opened { session: SessionId, node: NodeId, queue: mpsc::Sender<v1::CoordinatorMessage>, reader: AbortHandle },
+    Opened { session: SessionId, node: NodeId, stream: Stream },
     /// It said something.
     Said { session: SessionId, message: NodeMessage },
     /// It ended.
@@ -66,11 +72,6 @@ impl Sessions {
     /// A number that no stream had before.
     pub(crate) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The queue of a new session, with room for its farewell.
-    pub(crate) fn queue() -> (mpsc::Sender<v1::CoordinatorMessage>, mpsc::Receiver<v1::CoordinatorMessage>) {
-        mpsc::channel(SESSION_QUEUE + 1)
     }
 
     /// The queue of a new exchange.
@@ -155,9 +156,35 @@ struct HubLoop {
     stopping: bool,
 }
 
-struct Stream {
-    queue: mpsc::Sender<v1::CoordinatorMessage>,
-    reader: AbortHandle,
+/// One session's stream.
+pub(crate) struct Stream {
+    /// For what the node shall hear.
+    pub(crate) queue: Queue<v1::CoordinatorMessage>,
+    /// The task that takes what the node says.
+    pub(crate) reader: AbortHandle,
+    /// Ends the connection.
+    pub(crate) hangup: Hangup,
+}
+
+impl Stream {
+    /// Says why, and ends what is left of it when the node has had time to read that.
+    fn end(self, reason: CloseReason) {
+        let farewell = CoordinatorMessage::Close(reason).to_wire();
+        match reason {
+            CloseReason::SlowReader => self.queue.cut(farewell),
+            CloseReason::Removed
+            | CloseReason::DuplicateIdentity
+            | CloseReason::WrongHistory
+            | CloseReason::Protocol
+            | CloseReason::GoElsewhere
+            | CloseReason::Full => self.queue.end(farewell),
+        }
+        self.reader.abort();
+        tokio::spawn(async move {
+            tokio::time::sleep(FAREWELL).await;
+            self.hangup.now();
+        });
+    }
 }
 
 impl HubLoop {
@@ -178,12 +205,9 @@ impl HubLoop {
     fn handle(&mut self, event: Event) {
         let now = self.clock.told();
         match event {
-            Event::Opened { queue, reader, .. } if self.stopping => {
-                let _ = queue.try_send(CoordinatorMessage::Close(CloseReason::GoElsewhere).to_wire());
-                reader.abort();
-            }
-            Event::Opened { session, node, queue, reader } => {
-                self.sessions.insert(session, Stream { queue, reader });
+            Event::Opened { stream, .. } if self.stopping => stream.end(CloseReason::GoElsewhere),
+            Event::Opened { session, node, stream } => {
+                self.sessions.insert(session, stream);
                 self.hub.handle_opened(session, node, now);
             }
             Event::Said { session, message } => {
@@ -214,10 +238,8 @@ impl HubLoop {
             }
             Event::Stop { done } => {
                 self.stopping = true;
-                let farewell = CoordinatorMessage::Close(CloseReason::GoElsewhere).to_wire();
-                for (_, stream) in std::mem::take(&mut self.sessions) {
-                    let _ = stream.queue.try_send(farewell.clone());
-                }
+                let all = std::mem::take(&mut self.sessions);
+                all.into_values().for_each(|stream| stream.end(CloseReason::GoElsewhere));
                 let _ = done.send(());
             }
         }
@@ -253,8 +275,7 @@ impl HubLoop {
         let message = message.to_wire();
         for session in sessions {
             let Some(stream) = self.sessions.get(session) else { continue };
-            // The last place is for the farewell.
-            if stream.queue.capacity() > 1 && stream.queue.try_send(message.clone()).is_ok() {
+            if stream.queue.send(message.clone()) {
                 continue;
             }
             let now = self.clock.told();
@@ -267,8 +288,7 @@ impl HubLoop {
     fn close(&mut self, session: SessionId, reason: CloseReason) {
         let Some(stream) = self.sessions.remove(&session) else { return };
         tracing::debug!(session = session.0, ?reason, "session closed");
-        let _ = stream.queue.try_send(CoordinatorMessage::Close(reason).to_wire());
-        stream.reader.abort();
+        stream.end(reason);
     }
 
     fn exchange(&mut self, peer: CoordinatorId, message: v1::PresenceExchange) {
@@ -289,8 +309,10 @@ impl HubLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::queue;
     use crate::raft::{CallError, Disk, Kind, Timing, Transport};
     use bytes::Bytes;
+    use futures::StreamExt as _;
     use mesh_coordinator_core::command::{Command, CreateToken, Found, JoinCoordinator, RemoveCoordinator};
     use mesh_coordinator_core::{Entry, Reply};
     use mesh_types::netmap::Certificate;
@@ -387,13 +409,14 @@ mod tests {
         let (sessions, events) = Sessions::new();
         let running = tokio::spawn(run(CoordinatorId(1), raft.clone(), Clock::new(true), events));
         sessions.stop().await;
-        let (queue, mut heard) = Sessions::queue();
+        let (queue, mut heard) = queue();
         let reader = tokio::spawn(std::future::pending::<()>()).abort_handle();
         let (session, node) = (SessionId(1), NodeId::from_bytes([5; 16]));
-        sessions.tell(Event::Opened { session, node, queue, reader }).await;
-        let farewell = CoordinatorMessage::from_wire(heard.recv().await.unwrap()).unwrap();
+        let stream = Stream { queue, reader, hangup: Hangup::new().0 };
+        sessions.tell(Event::Opened { session, node, stream }).await;
+        let farewell = CoordinatorMessage::from_wire(heard.next().await.unwrap()).unwrap();
         assert_eq!(farewell, CoordinatorMessage::Close(CloseReason::GoElsewhere));
-        assert!(heard.recv().await.is_none());
+        assert!(heard.next().await.is_none());
         running.abort();
         raft.shutdown().await;
     }

@@ -8,6 +8,7 @@ use crate::certificate::Identity;
 use crate::join_proof::Exporter;
 use crate::tls::{EXPORTER_LABEL, identity_of};
 use futures::Stream;
+use futures::future::{AbortHandle, Abortable, Pending, pending};
 use mesh_types::limits::{MAX_HANDSHAKES, MAX_STRANGERS};
 use rustls::ServerConfig;
 use std::io;
@@ -31,7 +32,7 @@ const STRANGER_STAY: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end of a connection. Found in each request by [`caller`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// Where it calls from.
     pub remote: SocketAddr,
@@ -39,6 +40,29 @@ pub struct Caller {
     pub identity: Option<Identity>,
     /// The keying material of the connection, for the join proof.
     pub exporter: Exporter,
+    /// Ends the connection.
+    pub hangup: Hangup,
+}
+
+/// Ends a connection, whatever is still to be read or written on it: HTTP/2 alone cannot end one with a peer that has
+/// no room for what it should read.
+#[derive(Clone, Debug)]
+pub struct Hangup(AbortHandle);
+
+/// Ready when the connection shall end.
+pub type HungUp = Abortable<Pending<()>>;
+
+impl Hangup {
+    /// For a connection that watches for the second.
+    pub fn new() -> (Self, HungUp) {
+        let (handle, registration) = AbortHandle::new_pair();
+        (Self(handle), Abortable::new(pending(), registration))
+    }
+
+    /// Ends it; nothing happens if it has ended already.
+    pub fn now(&self) {
+        self.0.abort();
+    }
 }
 
 /// Who made `request`; `None` if it did not come over [`incoming`].
@@ -177,7 +201,8 @@ async fn establish(
             ends: Box::pin(tokio::time::sleep(strangers.stay)),
         }),
     };
-    Ok(TlsStream { caller: Caller { remote, identity, exporter }, visit, inner })
+    let (hangup, hung_up) = Hangup::new();
+    Ok(TlsStream { caller: Caller { remote, identity, exporter, hangup }, hung_up, visit, inner })
 }
 
 /// The stay of one without a certificate.
@@ -189,6 +214,7 @@ struct Visit {
 /// An accepted connection.
 pub struct TlsStream {
     caller: Caller,
+    hung_up: HungUp,
     visit: Option<Visit>,
     inner: tokio_rustls::server::TlsStream<TcpStream>,
 }
@@ -198,13 +224,20 @@ impl TlsStream {
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
+
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match Pin::new(&mut self.hung_up).poll(cx) {
+            Poll::Ready(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
 }
 
 impl Connected for TlsStream {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller
+        self.caller.clone()
     }
 }
 
@@ -216,16 +249,20 @@ impl AsyncRead for TlsStream {
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        self.poll_hung_up(cx)?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for TlsStream {
+    /// HTTP/2 may wait for room to write before it reads on.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_hung_up(cx)?;
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_hung_up(cx)?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
@@ -238,6 +275,7 @@ impl AsyncWrite for TlsStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_hung_up(cx)?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

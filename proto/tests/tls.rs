@@ -481,7 +481,7 @@ struct Recorder {
 impl Membership for Recorder {
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
         let caller = caller(&request).ok_or_else(|| Status::internal("no caller"))?;
-        let _ = self.callers.send(*caller);
+        let _ = self.callers.send(caller.clone());
         Ok(Response::new(v1::ChallengeReply::default()))
     }
 

@@ -1,8 +1,9 @@
 //! Sessions of nodes: a stream each way, with the hub's loop in between.
 
-use super::{calling_node, identity};
+use super::{calling_node, connection, identity};
+use crate::queue::queue;
 use crate::replica::Replica;
-use crate::sessions::{Event, Sessions};
+use crate::sessions::{Event, Sessions, Stream};
 use mesh_coordinator_core::SessionId;
 use mesh_proto::{Member, Wire as _, v1};
 use mesh_types::session::CloseReason;
@@ -10,7 +11,6 @@ use mesh_types::{CoordinatorMessage, NodeMessage};
 use std::pin::Pin;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
 /// What a node hears.
@@ -27,8 +27,9 @@ pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeM
         }
         Err(status) => return Err(status),
     };
+    let hangup = connection(&request)?.hangup.clone();
     let session = SessionId(replica.sessions.number());
-    let (queue, messages) = Sessions::queue();
+    let (queue, messages) = queue();
     let (begin, begun) = oneshot::channel::<()>();
     let (sessions, incoming) = (replica.sessions.clone(), request.into_inner());
     let reader = tokio::spawn(async move {
@@ -37,11 +38,11 @@ pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeM
             listen(&sessions, session, incoming).await;
         }
     });
-    let reader = reader.abort_handle();
-    replica.sessions.tell(Event::Opened { session, node, queue, reader }).await;
+    let stream = Stream { queue, reader: reader.abort_handle(), hangup };
+    replica.sessions.tell(Event::Opened { session, node, stream }).await;
     // The reader waits for this and nothing else.
     let _ = begin.send(());
-    Ok(Box::pin(ReceiverStream::new(messages).map(Ok)))
+    Ok(Box::pin(messages.map(Ok)))
 }
 
 fn is_removed<T>(replica: &Replica, request: &Request<T>) -> bool {

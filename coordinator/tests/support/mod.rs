@@ -238,6 +238,7 @@ pub struct Node {
     pub private_key: PrivateKey,
     pub config: MeshConfig,
     pub epoch: Epoch,
+    pub credentials: Credentials,
     dialer: Dialer,
 }
 
@@ -290,13 +291,28 @@ impl Node {
             private_key,
             config,
             epoch: Epoch::from_wire(reply.epoch.unwrap()).unwrap(),
-            dialer: Dialer::member(trust, credentials),
+            dialer: Dialer::member(trust, credentials.clone()),
+            credentials,
         })
     }
 
     /// A connection to one coordinator, by its place in the settings.
     pub async fn connect(&self, index: usize) -> Connection {
         self.dialer.dial(&self.config.coordinators[index].addresses, Expect::AnyCoordinator).await.unwrap()
+    }
+
+    /// What this start of the daemon says first, holding `revision`.
+    pub fn hello(&self, instance: u64, revision: Revision) -> v1::NodeMessage {
+        let hello = Hello {
+            mesh: self.config.mesh,
+            epoch: (revision > Revision::NONE).then_some(self.epoch),
+            revision,
+            level: Level::SUPPORTED,
+            instance,
+            software: "test".into(),
+            presence: Vec::new(),
+        };
+        NodeMessage::Hello(hello).to_wire()
     }
 
     /// Opens a session, holding `revision`.
@@ -308,16 +324,7 @@ impl Node {
     pub async fn session_of(&self, instance: u64, index: usize, revision: Revision) -> Session {
         let connection = self.connect(index).await;
         let (said, messages) = mpsc::channel(16);
-        let hello = Hello {
-            mesh: self.config.mesh,
-            epoch: (revision > Revision::NONE).then_some(self.epoch),
-            revision,
-            level: Level::SUPPORTED,
-            instance,
-            software: "test".into(),
-            presence: Vec::new(),
-        };
-        said.send(NodeMessage::Hello(hello).to_wire()).await.unwrap();
+        said.send(self.hello(instance, revision)).await.unwrap();
         let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
         let heard = MembershipClient::new(connection.channel.clone()).session(stream).await.unwrap().into_inner();
         Session { said, heard, _connection: connection }

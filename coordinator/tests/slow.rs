@@ -1,0 +1,187 @@
+//! A node that reads nothing, at the level of HTTP/2: it grants its coordinator no room to send, and answers pings.
+
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
+mod support;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use mesh_proto::v1;
+use mesh_types::coordinator::Host;
+use mesh_types::{CoordinatorMessage, Revision};
+use prost::Message as _;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::{Coordinator, Node, PATIENCE, Session, mesh};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+/// More than a session's queue holds.
+const CHANGES: usize = mesh_types::limits::SESSION_QUEUE + 50;
+
+/// Takes whoever answers for the coordinator: what is tried here does not depend on it.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+/// A session whose node lets nothing be sent to it.
+struct Deaf {
+    connection: JoinHandle<Result<(), h2::Error>>,
+    _says: h2::SendStream<Bytes>,
+    _hears: http::Response<h2::RecvStream>,
+}
+
+impl Deaf {
+    async fn open(node: &Node) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_cert_resolver(Arc::new(node.credentials.clone()));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let address = &node.config.coordinators[0].addresses[0];
+        let Host::Ip(ip) = address.host else { panic!("tests advertise addresses") };
+        let tcp = tokio::net::TcpStream::connect((ip, address.port)).await.unwrap();
+        let name = ServerName::try_from("mesh.invalid").unwrap();
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        let (requests, connection) = h2::client::Builder::new().initial_window_size(0).handshake(tls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = http::Request::post("https://mesh.invalid/mesh.v1.Membership/Session")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (response, mut says) = requests.ready().await.unwrap().send_request(request, false).unwrap();
+        says.send_data(framed(&node.hello(1, Revision::NONE)), false).unwrap();
+        Self { connection, _says: says, _hears: response.await.unwrap() }
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(message: &v1::NodeMessage) -> Bytes {
+    let body = message.encode_to_vec();
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(body.len().try_into().unwrap());
+    frame.extend_from_slice(&body);
+    frame.freeze()
+}
+
+async fn rename(coordinator: &mut Coordinator, times: usize) {
+    let mut admin = coordinator.admin().await;
+    let mut name = "bob".to_owned();
+    for count in 0..times {
+        let next = format!("bob-{count}");
+        let request = v1::RenameNodeRequest { node: name, name: next.clone(), ..Default::default() };
+        admin.rename_node(request).await.unwrap();
+        name = next;
+    }
+}
+
+async fn wait_for_online(coordinator: &mut Coordinator, name: &str, online: bool) {
+    let begun = Instant::now();
+    loop {
+        let nodes = coordinator.nodes().await.nodes;
+        let node = nodes.iter().find(|node| node.record.as_ref().unwrap().name == name).unwrap();
+        if node.online == online {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{name} stays {online}: {}", coordinator.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Follows deltas without a gap from one revision up to another.
+async fn follow(session: &mut Session, from: Revision, to: Revision) {
+    let mut held = from;
+    while held < to {
+        let changes = session.until(|said| match said {
+            CoordinatorMessage::Delta(changes) => Some(changes),
+            _ => None,
+        });
+        let changes = changes.await;
+        assert_eq!(changes.from, held);
+        held = changes.to;
+    }
+}
+
+async fn snapshot(session: &mut Session) -> Revision {
+    let page = session.until(|said| match said {
+        CoordinatorMessage::Snapshot(page) => Some(page),
+        _ => None,
+    });
+    page.await.revision
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_reads_nothing_loses_session_and_connection_disturbs_nobody_and_resynchronises_later() {
+    let root = tempfile::tempdir().unwrap();
+    let mut one = mesh(root.path(), 1).await.remove(0);
+    let token = one.token("node", 9).await;
+    let alice = Node::join(&token, 1, "alice").await.unwrap();
+    let bob = Node::join(&token, 2, "bob").await.unwrap();
+    let deaf = Deaf::open(&alice).await;
+    wait_for_online(&mut one, "alice", true).await;
+    let mut reads = bob.session(0, Revision::NONE).await;
+    let held = snapshot(&mut reads).await;
+    let now = Revision(held.0 + u64::try_from(CHANGES).unwrap());
+
+    let (following, ()) = tokio::join!(
+        tokio::spawn(async move {
+            follow(&mut reads, held, now).await;
+            reads
+        }),
+        rename(&mut one, CHANGES)
+    );
+    let mut reads = following.unwrap();
+    wait_for_online(&mut one, "alice", false).await;
+    assert!(one.log().contains("session reads too slowly"), "{}", one.log());
+    let ended = tokio::time::timeout(PATIENCE, deaf.connection).await;
+    assert!(ended.is_ok(), "its connection is still open");
+
+    let mut back = alice.session(0, held).await;
+    follow(&mut back, held, now).await;
+    let request = v1::RenameNodeRequest { node: "alice".into(), name: "alicia".into(), ..Default::default() };
+    one.admin().await.rename_node(request).await.unwrap();
+    for session in [&mut back, &mut reads] {
+        follow(session, now, now.next()).await;
+    }
+}
