@@ -4,6 +4,7 @@ use super::{Daemon, Life, Outcome};
 use crate::clock;
 use crate::session;
 use mesh_node_core::{Action, EndReason};
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, warn};
 
@@ -60,8 +61,9 @@ impl Daemon {
             }
             Action::SendProbe { to, bytes } => self.host.send_probe(to, &bytes),
             Action::Say(message) => {
-                let sent = member.to.as_ref().map(|to| to.try_send(session::to_wire(&message)));
-                if let Some(Err(TrySendError::Full(_))) = sent
+                let message = session::to_wire(&message);
+                let is_full = |to: &mpsc::Sender<_>| matches!(to.try_send(message), Err(TrySendError::Full(_)));
+                if member.to.as_ref().is_some_and(is_full)
                     && let Some(session) = &member.session
                 {
                     warn!("the coordinator does not take what this node says: ending the session");
