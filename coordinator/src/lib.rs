@@ -13,6 +13,7 @@ mod peers;
 mod queue;
 mod raft;
 mod random;
+mod rates;
 mod recover;
 mod replica;
 pub mod run;

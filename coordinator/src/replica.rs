@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::health::HealthTable;
 use crate::peers::{PeerError, Peers};
 use crate::raft::{ProposeError, Raft, View};
+use crate::rates::{Act, Rates};
 use crate::sessions::Sessions;
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -44,6 +45,7 @@ pub(crate) struct Replica {
     pub(crate) credentials: Credentials,
     pub(crate) trust: Trust,
     pub(crate) challenger: Challenger,
+    pub(crate) rates: Rates,
     /// Told when a member says that this replica was removed.
     pub(crate) expelled: Notify,
 }
@@ -79,6 +81,11 @@ impl Replica {
     /// The registry as applied here.
     pub(crate) fn view(&self) -> &View {
         self.raft.view()
+    }
+
+    /// Refuses what somebody does too often.
+    pub(crate) fn ration(&self, act: Act) -> Result<(), tonic::Status> {
+        self.rates.take(act, self.clock.now().monotonic)
     }
 
     /// Writes a command, wherever the leader is, and gives the registry's reply. Safe to repeat with the same request id.

@@ -10,6 +10,7 @@ use crate::home::{Home, Origin, Standing};
 use crate::options::Serve;
 use crate::peers::Peers;
 use crate::raft::{Disk, Raft, Timing};
+use crate::rates::Rates;
 use crate::replica::{Replica, WRITE, WriteError};
 use crate::sessions::{self, Sessions};
 use crate::{exchange, join, random};
@@ -184,6 +185,7 @@ async fn start(
         credentials,
         trust,
         challenger: Challenger::new(random::bytes()),
+        rates: Rates::default(),
         expelled: Notify::new(),
     });
     clock.observe(replica.view().read(mesh_coordinator_core::Registry::time));

@@ -5,9 +5,9 @@
 mod support;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use mesh_proto::v1;
+use mesh_proto::{Wire as _, v1};
 use mesh_types::coordinator::Host;
-use mesh_types::{CoordinatorMessage, Revision};
+use mesh_types::{CoordinatorMessage, NodeMessage, Revision};
 use prost::Message as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -90,7 +90,8 @@ impl Deaf {
             .body(())
             .unwrap();
         let (response, mut says) = requests.ready().await.unwrap().send_request(request, false).unwrap();
-        says.send_data(framed(&node.hello(1, Revision::NONE)), false).unwrap();
+        let hello = NodeMessage::Hello(node.hello(1, Revision::NONE));
+        says.send_data(framed(&hello.to_wire()), false).unwrap();
         Self { connection, _says: says, _hears: response.await.unwrap() }
     }
 }

@@ -3,6 +3,7 @@
 //! Only for calls that may be repeated, which all of a node's are: an answer may have been lost on its way.
 
 use mesh_proto::dial::{Connection, DialError, Dialer};
+use mesh_proto::pushback::retry_after;
 use mesh_proto::tls::Expect;
 use mesh_types::CoordinatorAddress;
 use std::time::Duration;
@@ -66,5 +67,5 @@ fn is_temporary(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
-    )
+    ) || retry_after(status).is_some()
 }

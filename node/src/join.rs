@@ -65,7 +65,7 @@ pub(crate) enum JoinError {
     #[error("{0}; the token is of another mesh, or somebody stands between: ask for a new token on a coordinator")]
     Authority(DialError),
     /// Coordinators cannot write now.
-    #[error("{0}; the coordinators have no quorum now: the token stays good, join again when a majority is up")]
+    #[error("{0}; the token stays good: join again in a moment, or when a majority of the coordinators is up")]
     Unavailable(AskError),
     /// The coordinator said no and why.
     #[error("the coordinator refuses: {}", .0.message())]

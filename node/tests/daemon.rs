@@ -159,6 +159,18 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_that_it_comes_too_often_comes_again_later() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    stage.push_back(2);
+    daemon.join(&stage.token).await.unwrap();
+    stage.push_back(2);
+    stage.cut_sessions();
+    daemon.wait_for(|status| stage.pushbacks() == 0 && status.session.is_some()).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_join_says_why_and_leaves_nothing_on_the_host() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;

@@ -17,6 +17,7 @@ pub mod dial;
 pub mod join_proof;
 pub mod listen;
 pub mod local;
+pub mod pushback;
 mod redacted;
 mod resolve;
 pub mod tls;

@@ -5,6 +5,7 @@ mod codec;
 pub mod command;
 pub mod hub;
 pub mod presence;
+pub mod rate;
 pub mod registry;
 pub mod reply;
 

@@ -2,6 +2,7 @@
 
 use super::status::{malformed, unexpected};
 use super::{calling_node, connection, session};
+use crate::rates::Act;
 use crate::replica::{Replica, WriteError};
 use bytes::Bytes;
 use mesh_coordinator_core::command::{Join, RemoveNode, RenewKey};
@@ -26,16 +27,21 @@ impl Membership for MembershipService {
     type SessionStream = session::Outgoing;
 
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
-        let challenge = self.0.challenger.challenge(&connection(&request)?.exporter);
+        let caller = connection(&request)?;
+        self.0.ration(Act::CallAsStranger(caller.remote.ip()))?;
+        let challenge = self.0.challenger.challenge(&caller.exporter);
         let time = self.0.clock.now().mesh.0;
         Ok(Response::new(v1::ChallengeReply { public_key: Bytes::copy_from_slice(challenge.as_bytes()), time }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
-        let exporter = connection(&request)?.exporter;
+        let caller = connection(&request)?;
+        self.0.ration(Act::CallAsStranger(caller.remote.ip()))?;
+        let exporter = caller.exporter;
         let join = self.prove(&exporter, request.into_inner())?;
         self.0.precheck(|registry| registry.judge_join(&join)).await?;
         let identity_key = join.identity_key;
+        self.0.ration(Act::Join(identity_key))?;
         let record = self.admit(join).await?;
         tracing::info!(node = %record.id, name = %record.name, "joined");
         self.welcome(record, identity_key).map(Response::new)
@@ -50,6 +56,7 @@ impl Membership for MembershipService {
 
     async fn renew_key(&self, request: Request<v1::RenewKeyRequest>) -> Result<Response<v1::RenewKeyReply>, Status> {
         let (node, _) = calling_node(&self.0, &request)?;
+        self.0.ration(Act::RenewKey(node))?;
         let id = request_id(&request.into_inner().request_id)?;
         match self.0.write(RenewKey { node }, id).await? {
             Reply::Node(record) => Ok(Response::new(v1::RenewKeyReply { expires_at: record.expires_at.0 })),
@@ -62,6 +69,7 @@ impl Membership for MembershipService {
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateReply>, Status> {
         let (node, identity) = calling_node(&self.0, &request)?;
+        self.0.ration(Act::RenewCertificate(node))?;
         let der = certificate("certificate_request", &request.into_inner().certificate_request).map_err(malformed)?;
         let key = read_request(&der.0).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if key != identity.identity_key {
@@ -74,6 +82,7 @@ impl Membership for MembershipService {
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
         let (node, _) = calling_node(&self.0, &request)?;
+        self.0.ration(Act::Leave(node))?;
         let id = request_id(&request.into_inner().request_id)?;
         match self.0.write(RemoveNode { node }, id).await {
             // A repeat after a lost reply meets its own removal.

@@ -2,6 +2,7 @@
 
 use super::{calling_node, connection, identity};
 use crate::queue::queue;
+use crate::rates::Act;
 use crate::replica::Replica;
 use crate::sessions::{Event, Sessions, Stream};
 use mesh_coordinator_core::SessionId;
@@ -27,6 +28,7 @@ pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeM
         }
         Err(status) => return Err(status),
     };
+    replica.ration(Act::OpenSession(node))?;
     let hangup = connection(&request)?.hangup.clone();
     let session = SessionId(replica.sessions.number());
     let (queue, messages) = queue();

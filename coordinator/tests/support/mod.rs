@@ -16,6 +16,7 @@ use mesh_types::session::Hello;
 use mesh_types::{
     CoordinatorMessage, Epoch, JoinToken, Level, MeshConfig, NodeId, NodeMessage, PrivateKey, PublicKey, Revision,
 };
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 pub struct Coordinator {
     root: PathBuf,
     port: u16,
+    /// Where others are told to call, if that is not the port itself.
+    advertised: Option<u16>,
     child: Option<Child>,
 }
 
@@ -38,7 +41,17 @@ impl Coordinator {
     pub fn new(root: &Path, name: &str) -> Self {
         let root = root.join(name);
         std::fs::create_dir_all(&root).unwrap();
-        Self { root, port: free_port(), child: None }
+        Self { root, port: free_port(), advertised: None, child: None }
+    }
+
+    /// Lets everybody call this port of loopback instead of its own.
+    pub fn advertise(&mut self, port: u16) {
+        self.advertised = Some(port);
+    }
+
+    /// Where it listens itself.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Starts it; `more` is what to become, if it is nothing yet.
@@ -92,7 +105,8 @@ impl Coordinator {
             .arg(self.data_dir())
             .arg("--socket")
             .arg(self.socket())
-            .args(["--advertise", &format!("127.0.0.1:{}", self.port), "--listen", &format!("127.0.0.1:{}", self.port)])
+            .args(["--advertise", &format!("127.0.0.1:{}", self.advertised.unwrap_or(self.port))])
+            .args(["--listen", &self.address().to_string()])
             .args(more)
             .env("RUST_LOG", "info,openraft=warn")
             .env_remove("MESH_JOIN_TOKEN");
@@ -190,14 +204,20 @@ fn free_port() -> u16 {
 
 /// A mesh of `count` coordinators, all of whom vote.
 pub async fn mesh(root: &Path, count: usize) -> Vec<Coordinator> {
-    let mut first = Coordinator::new(root, "c1");
+    found((1..=count).map(|number| Coordinator::new(root, &format!("c{number}"))).collect(), root).await
+}
+
+/// Makes a mesh of coordinators that run nowhere yet, `c1` and on.
+pub async fn found(coordinators: Vec<Coordinator>, root: &Path) -> Vec<Coordinator> {
+    let count = coordinators.len();
+    let mut coordinators = coordinators.into_iter();
+    let mut first = coordinators.next().unwrap();
     first.start(&["--bootstrap", "--overlay", "10.77.0.0/16", "--name", "c1"]);
     let token = first.token("coordinator", 9).await;
     let path = root.join("coordinator-token");
     std::fs::write(&path, &token).unwrap();
     let mut all = vec![first];
-    for number in 2..=count {
-        let mut next = Coordinator::new(root, &format!("c{number}"));
+    for (number, mut next) in (2..).zip(coordinators) {
         next.start(&["--join-token-file", path.to_str().unwrap(), "--name", &format!("c{number}")]);
         // One after the other, so that the ids are known.
         next.admin().await;
@@ -302,8 +322,8 @@ impl Node {
     }
 
     /// What this start of the daemon says first, holding `revision`.
-    pub fn hello(&self, instance: u64, revision: Revision) -> v1::NodeMessage {
-        let hello = Hello {
+    pub fn hello(&self, instance: u64, revision: Revision) -> Hello {
+        Hello {
             mesh: self.config.mesh,
             epoch: (revision > Revision::NONE).then_some(self.epoch),
             revision,
@@ -311,8 +331,7 @@ impl Node {
             instance,
             software: "test".into(),
             presence: Vec::new(),
-        };
-        NodeMessage::Hello(hello).to_wire()
+        }
     }
 
     /// Opens a session, holding `revision`.
@@ -322,16 +341,25 @@ impl Node {
 
     /// Opens a session of another start of the daemon.
     pub async fn session_of(&self, instance: u64, index: usize, revision: Revision) -> Session {
-        let connection = self.connect(index).await;
-        let (said, messages) = mpsc::channel(16);
-        said.send(self.hello(instance, revision)).await.unwrap();
-        let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
-        let heard = MembershipClient::new(connection.channel.clone()).session(stream).await.unwrap().into_inner();
-        Session { said, heard, _connection: connection }
+        Session::open(self.connect(index).await, self.hello(instance, revision)).await.unwrap()
+    }
+
+    /// A connection to a coordinator at an address that no settings tell.
+    pub async fn connect_to(&self, address: SocketAddr) -> Connection {
+        self.dialer.dial(&[address.to_string().parse().unwrap()], Expect::AnyCoordinator).await.unwrap()
     }
 }
 
 impl Session {
+    /// Says hello on a new stream.
+    pub async fn open(connection: Connection, hello: Hello) -> Result<Self, tonic::Status> {
+        let (said, messages) = mpsc::channel(16);
+        said.send(NodeMessage::Hello(hello).to_wire()).await.unwrap();
+        let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
+        let heard = MembershipClient::new(connection.channel.clone()).session(stream).await?.into_inner();
+        Ok(Self { said, heard, _connection: connection })
+    }
+
     /// The next message; none when the stream has ended.
     pub async fn next(&mut self) -> Option<CoordinatorMessage> {
         let message = tokio::time::timeout(PATIENCE, self.heard.message()).await.expect("silence");

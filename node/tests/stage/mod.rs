@@ -18,7 +18,7 @@ use mesh_proto::convert::{self, Wire as _};
 use mesh_proto::join_proof::{Challenger, Statement};
 use mesh_proto::tls::{server_config, system_clock};
 use mesh_proto::v1::membership_server::{Membership, MembershipServer};
-use mesh_proto::{Authority, Credentials, Member, Trust, caller, listen, v1};
+use mesh_proto::{Authority, Credentials, Member, Trust, caller, listen, pushback, v1};
 use mesh_types::session::{CloseReason, SnapshotPage, Tick, Welcome};
 use mesh_types::{
     CoordinatorId, CoordinatorMessage, CoordinatorRecord, Epoch, Fingerprint, Incarnation, JoinToken, MeshConfig,
@@ -28,7 +28,7 @@ use mesh_types::{
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -84,6 +84,20 @@ struct Book {
     removed: bool,
     /// How many sessions to refuse, because an older stream is not missed yet.
     refusals: usize,
+    /// How many calls to answer with "not so often".
+    pushbacks: usize,
+}
+
+impl Book {
+    fn push_back(&mut self) -> Result<(), Status> {
+        match self.pushbacks.checked_sub(1) {
+            Some(left) => {
+                self.pushbacks = left;
+                Err(pushback::try_again("this node calls", Duration::from_millis(1)))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// A coordinator that knows one node and one peer.
@@ -173,6 +187,16 @@ impl Stage {
         self.book.lock().unwrap().refusals = count;
     }
 
+    /// Tells the next `count` joins and sessions that they come too often.
+    pub(crate) fn push_back(&self, count: usize) {
+        self.book.lock().unwrap().pushbacks = count;
+    }
+
+    /// How many are still to be told so.
+    pub(crate) fn pushbacks(&self) -> usize {
+        self.book.lock().unwrap().pushbacks
+    }
+
     /// How many sessions are still to be refused.
     pub(crate) fn refusals(&self) -> usize {
         self.book.lock().unwrap().refusals
@@ -240,6 +264,7 @@ impl Membership for Stage {
         self.challenger.verify(&statement, &request.proof).map_err(|e| Status::permission_denied(e.to_string()))?;
         assert_eq!(&*request.token_secret, SECRET.as_bytes());
         let mut book = self.book.lock().unwrap();
+        book.push_back()?;
         book.joins.push((record.public_key, statement.token));
         match book.mood {
             Mood::Willing => {}
@@ -274,6 +299,7 @@ impl Membership for Stage {
         assert_eq!(identity.member, Member::Node(NODE));
         let (say, said) = mpsc::channel(16);
         let mut book = self.book.lock().unwrap();
+        book.push_back()?;
         if book.removed {
             say.try_send(Ok(CoordinatorMessage::Close(CloseReason::Removed).to_wire())).unwrap();
             return Ok(Response::new(ReceiverStream::new(said).boxed()));

@@ -8,9 +8,44 @@ pub const MAX_CANDIDATES: usize = 16;
 /// Bytes of a presence payload: sixteen IPv6 candidates take 362; the rest is room for later versions.
 pub const MAX_PRESENCE_PAYLOAD: usize = 1024;
 
-/// Presence changes that one node may make a minute before they are dropped. Roaming between two networks every
-/// second is far from honest use.
-pub const MAX_PRESENCE_CHANGES_PER_MINUTE: u32 = 60;
+/// How often something may be done: so many times at once, and once more each time that this has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowance {
+    /// Times at once.
+    pub burst: u32,
+    /// Between one more and the next.
+    pub every: MeshDuration,
+}
+
+/// Presence changes of one node before they are put off. Roaming between two networks every second is far from honest
+/// use.
+pub const PRESENCE_CHANGES: Allowance = Allowance { burst: 60, every: MeshDuration::from_secs(1) };
+
+/// Sessions that one node opens with one coordinator: each is brought up to date anew. A node whose network flaps dials
+/// at once each time; one that fails waits up to five seconds, and a copy of it must not use up what it needs.
+pub const SESSION_OPENINGS: Allowance = Allowance { burst: 30, every: MeshDuration::from_secs(1) };
+
+/// Renewals of one node's key: each is a write that a majority syncs to disk. With the shortest lifetime one is due
+/// every five seconds, and repeated ever more seldom while it fails.
+pub const KEY_RENEWALS: Allowance = Allowance { burst: 10, every: MeshDuration::from_secs(2) };
+
+/// Renewals of one node's certificate: each is a signature with the key of the mesh's CA, due once in months.
+pub const CERTIFICATE_RENEWALS: Allowance = Allowance { burst: 5, every: MeshDuration::from_secs(60) };
+
+/// Requests of one node to leave: one is enough, the rest are repeats after lost replies.
+pub const LEAVES: Allowance = Allowance { burst: 5, every: MeshDuration::from_secs(10) };
+
+/// Joins with one identity key: the first makes a member, the rest are repeats after lost replies that cost no use of
+/// the token, but each a write.
+pub const JOINS: Allowance = Allowance { burst: 10, every: MeshDuration::from_secs(10) };
+
+/// Calls without a certificate from one address, two for each join: a whole rack may join from behind one translator,
+/// but each call costs key arithmetic before anything is known of the caller.
+pub const STRANGERS_CALLS: Allowance = Allowance { burst: 500, every: MeshDuration(50) };
+
+/// Addresses that such calls are counted for at once: more than [`MAX_STRANGERS`] can be connected from, so that only
+/// who comes and goes fills it, and each place is free again a moment later.
+pub const MAX_SOURCES: usize = 16 * MAX_STRANGERS;
 
 /// Nodes in one mesh: the registry lives in memory, a full mesh beyond this is not sensible.
 pub const MAX_NODES: usize = 65_536;

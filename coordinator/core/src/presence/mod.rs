@@ -7,17 +7,17 @@
 
 mod early;
 mod online;
-mod rate;
 
 pub use online::OnlineTable;
 
 use crate::clock::Monotonic;
+use crate::rate::Bucket;
 use crate::registry::Registry;
 use early::EarlyRecords;
 use mesh_types::digest::{Buckets, hash};
+use mesh_types::limits::PRESENCE_CHANGES;
 use mesh_types::presence::PresenceError;
 use mesh_types::{Candidate, Incarnation, NodeId, Presence, PresenceDigest, SignedPresence};
-use rate::Rate;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -51,7 +51,7 @@ pub enum PresenceRefusal {
 pub struct PresenceTable {
     held: BTreeMap<NodeId, Held>,
     digest: PresenceDigest,
-    rates: BTreeMap<NodeId, Rate>,
+    rates: BTreeMap<NodeId, Bucket>,
     /// The newest record of a node that changes too often.
     deferred: BTreeMap<NodeId, SignedPresence>,
     early: EarlyRecords,
@@ -80,7 +80,8 @@ impl PresenceTable {
             return Err(PresenceRefusal::NotNewer(node));
         }
         // Before the signature, so that its cost is bounded too.
-        if !self.rates.entry(node).or_insert_with(|| Rate::new(now)).allow(now) {
+        let rate = self.rates.entry(node).or_insert_with(|| Bucket::new(PRESENCE_CHANGES, now));
+        if rate.take(PRESENCE_CHANGES, now).is_err() {
             self.defer(claimed, signed);
             return Err(PresenceRefusal::TooOften(node));
         }

@@ -3,7 +3,7 @@
 use crate::fixture::*;
 use mesh_coordinator_core::clock::Monotonic;
 use mesh_coordinator_core::presence::{PresenceRefusal, PresenceTable};
-use mesh_types::limits::MAX_PRESENCE_CHANGES_PER_MINUTE;
+use mesh_types::limits::PRESENCE_CHANGES;
 use mesh_types::presence::PresenceError;
 use mesh_types::{Incarnation, SignedPresence};
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ fn candidates_inside_the_overlay_or_out_of_reach_spoil_the_record() {
 #[test]
 fn who_changes_too_often_is_put_off_and_the_newest_word_comes_through_later() {
     let (world, mut table) = (world(1), PresenceTable::default());
-    let limit = u64::from(MAX_PRESENCE_CHANGES_PER_MINUTE);
+    let limit = u64::from(PRESENCE_CHANGES.burst);
     for sequence in 1..=limit {
         assert_eq!(offer(&mut table, &world, &presence(1, sequence)), Ok(()));
     }
