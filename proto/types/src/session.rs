@@ -110,7 +110,8 @@ pub struct PresenceUpdate {
     pub offline: Vec<NodeId>,
 }
 
-/// Which of two daemons with one identity keeps its session: the lesser claim, so the field order is the policy.
+/// Which of two daemons with one identity keeps its session: the one whose claim is the less, so the field order is the
+/// policy.
 ///
 /// The time is the coordinator's that took the session, and is handed on as it is: all coordinators compare the same
 /// two values and come to the same verdict. Their clocks may differ by a little, which matters only for two daemons

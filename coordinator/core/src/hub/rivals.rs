@@ -6,8 +6,8 @@
 //! Without an answer in time that session is dead, and the newcomer gets in. No quorum is asked.
 //!
 //! Coordinators that could not reach each other may both have welcomed a daemon. When they meet they tell each other
-//! their sessions; the one with the lesser claim asks whether the other's lives, and closes its own if so. Claims are
-//! handed on as they are, so exactly one of the two is the lesser.
+//! their sessions; the one with the younger claim asks whether the other's daemon lives, and closes its own if so.
+//! Claims are handed on as they are, so exactly one of the two is the younger.
 
 use super::{Hub, Phase, SessionId, Wait};
 use crate::clock::{Monotonic, Now};

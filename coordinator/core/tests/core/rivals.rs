@@ -210,16 +210,16 @@ fn another_coordinator_is_told_whether_the_session_here_lives() {
 }
 
 #[test]
-fn of_two_daemons_that_were_both_welcomed_the_lesser_claim_is_closed_and_only_when_the_other_lives() {
-    for (older_by, instance, lesser) in [(1, SECOND, true), (-1, SECOND, false), (0, 0, true), (0, SECOND, false)] {
+fn of_two_daemons_that_were_both_welcomed_the_younger_is_closed_and_only_when_the_older_lives() {
+    for (older_by, instance, younger) in [(1, SECOND, true), (-1, SECOND, false), (0, 0, true), (0, SECOND, false)] {
         let mut lab = Lab::connected(1);
         let theirs = lab.claim(older_by, instance);
         let session = lab.settled(1);
-        assert_eq!(asks(&lab.elsewhere(theirs)), lesser, "{theirs:?}");
+        assert_eq!(asks(&lab.elsewhere(theirs)), younger, "{theirs:?}");
         assert_eq!(lab.answered(None), [], "theirs is dead");
         let verdict = lab.answered(Some(theirs));
         let refused = verdict.contains(&closed(session, CloseReason::DuplicateIdentity));
-        assert_eq!(refused, lesser, "{theirs:?}: {verdict:?}");
+        assert_eq!(refused, younger, "{theirs:?}: {verdict:?}");
     }
 }
 
