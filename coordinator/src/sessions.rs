@@ -171,11 +171,10 @@ impl Stream {
     fn end(self, reason: CloseReason) {
         let farewell = CoordinatorMessage::Close(reason).to_wire();
         match reason {
-            CloseReason::SlowReader => self.queue.cut(farewell),
+            CloseReason::SlowReader | CloseReason::Protocol => self.queue.cut(farewell),
             CloseReason::Removed
             | CloseReason::DuplicateIdentity
             | CloseReason::WrongHistory
-            | CloseReason::Protocol
             | CloseReason::GoElsewhere
             | CloseReason::Full => self.queue.end(farewell),
         }
@@ -214,8 +213,10 @@ impl HubLoop {
                 self.with_registry(|hub, registry, now| hub.handle_message(session, message, registry, now));
             }
             Event::Closed { session } => {
-                if self.sessions.remove(&session).is_some() {
+                if let Some(stream) = self.sessions.remove(&session) {
                     self.hub.handle_closed(session, now);
+                    // Mostly the connection is gone; a node that only stopped speaking is not spoken to either.
+                    stream.end(CloseReason::Protocol);
                 }
             }
             Event::ExchangeOpened { peer, .. } if self.is_former(peer) => {}

@@ -68,7 +68,8 @@ struct Deaf {
 }
 
 impl Deaf {
-    async fn open(node: &Node) -> Self {
+    /// Says hello, and with `last` nothing more.
+    async fn open(node: &Node, last: bool) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -91,8 +92,14 @@ impl Deaf {
             .unwrap();
         let (response, mut says) = requests.ready().await.unwrap().send_request(request, false).unwrap();
         let hello = NodeMessage::Hello(node.hello(1, Revision::NONE));
-        says.send_data(framed(&hello.to_wire()), false).unwrap();
+        says.send_data(framed(&hello.to_wire()), last).unwrap();
         Self { connection, _says: says, _hears: response.await.unwrap() }
+    }
+
+    /// Waits until the coordinator has ended the connection.
+    async fn ends(self) {
+        let ended = tokio::time::timeout(PATIENCE, self.connection).await;
+        assert!(ended.is_ok(), "its connection is still open");
     }
 }
 
@@ -159,7 +166,7 @@ async fn a_node_that_reads_nothing_loses_session_and_connection_disturbs_nobody_
     let token = one.token("node", 9).await;
     let alice = Node::join(&token, 1, "alice").await.unwrap();
     let bob = Node::join(&token, 2, "bob").await.unwrap();
-    let deaf = Deaf::open(&alice).await;
+    let deaf = Deaf::open(&alice, false).await;
     wait_for_online(&mut one, "alice", true).await;
     let mut reads = bob.session(0, Revision::NONE).await;
     let held = snapshot(&mut reads).await;
@@ -175,8 +182,7 @@ async fn a_node_that_reads_nothing_loses_session_and_connection_disturbs_nobody_
     let mut reads = following.unwrap();
     wait_for_online(&mut one, "alice", false).await;
     assert!(one.log().contains("session reads too slowly"), "{}", one.log());
-    let ended = tokio::time::timeout(PATIENCE, deaf.connection).await;
-    assert!(ended.is_ok(), "its connection is still open");
+    deaf.ends().await;
 
     let mut back = alice.session(0, held).await;
     follow(&mut back, held, now).await;
@@ -185,4 +191,14 @@ async fn a_node_that_reads_nothing_loses_session_and_connection_disturbs_nobody_
     for session in [&mut back, &mut reads] {
         follow(session, now, now.next()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_reads_nothing_and_says_no_more_loses_its_connection_as_well() {
+    let root = tempfile::tempdir().unwrap();
+    let mut one = mesh(root.path(), 1).await.remove(0);
+    let token = one.token("node", 9).await;
+    let alice = Node::join(&token, 1, "alice").await.unwrap();
+    Deaf::open(&alice, true).await.ends().await;
+    wait_for_online(&mut one, "alice", false).await;
 }
