@@ -3,6 +3,7 @@
 use super::status::{malformed, rejected, unexpected};
 use super::{calling_coordinator, calling_replica, connection};
 use crate::raft::Kind;
+use crate::rates::Act;
 use crate::replica::Replica;
 use crate::sessions::{Event, Sessions};
 use crate::{exchange, orders};
@@ -33,6 +34,7 @@ impl Cluster for ClusterService {
         request: Request<v1::JoinClusterRequest>,
     ) -> Result<Response<v1::JoinClusterReply>, Status> {
         let remote = connection(&request)?.remote;
+        self.0.ration(Act::CallAsStranger(remote.ip()))?;
         let join = self.read_join(request.into_inner())?;
         self.0.precheck(|registry| registry.judge_coordinator_join(&join)).await?;
         match self.0.write(join, None).await? {
