@@ -168,6 +168,8 @@ impl Raft {
             election_timeout_max: millis(timing.election).saturating_mul(2),
             heartbeat_interval: millis(timing.heartbeat),
             enable_pre_vote: Some(true),
+            // The commit index is written lazily: a leader that came back as one would answer reads from before it.
+            enable_leader_restore: Some(false),
             // A leader that has lost its quorum falls silent in turns, so that who hears it alone is free to elect
             // another: no shorter than its lease and an election.
             quorum_loss_probe_interval: Some(millis(timing.election).saturating_mul(4)),
@@ -184,6 +186,10 @@ impl Raft {
         let inner = openraft::Raft::new(id.0, config, network, log, machine).await?;
         // Nobody else sets it.
         let _ = quorum.0.set(inner.metrics());
+        if inner.metrics().borrow_watched().membership_config.voter_ids().eq([id.0]) {
+            // There is nobody whose election it could disturb.
+            inner.trigger().elect(false).await?;
+        }
         Ok(Self {
             id: id.0,
             inner,

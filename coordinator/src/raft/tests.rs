@@ -1,5 +1,8 @@
 //! The store under openraft's own suite, and small clusters whose messages are function calls.
 
+mod platter;
+mod power;
+
 use super::log::LogStore;
 use super::machine::Machine;
 use super::membership::answers;
@@ -67,7 +70,10 @@ impl Switchboard {
             disk.is_some()
         })
         .await;
-        let disk = disk.unwrap();
+        self.start_on(id, disk.unwrap()).await
+    }
+
+    async fn start_on(&self, id: u64, disk: Disk) -> Raft {
         let timing = Timing { election: Duration::from_millis(150), heartbeat: Duration::from_millis(30) };
         let raft = Raft::start(CoordinatorId(id), timing, disk, Line(id, self.clone())).await.unwrap();
         self.0.lock().unwrap().replicas.insert(id, raft.clone());
@@ -180,6 +186,11 @@ async fn voters(board: &Switchboard, root: &Path, count: u64) -> Vec<Raft> {
         all.push(board.start(id, root).await);
         write(&first, join(1, id)).await.granted().unwrap();
     }
+    until_all_vote(&first, count).await;
+    all
+}
+
+async fn until_all_vote(first: &Raft, count: u64) {
     for _ in 0..500 {
         let _ = first.step_membership().await;
         let voters = first.status().voters.len() as u64;
@@ -190,7 +201,6 @@ async fn voters(board: &Switchboard, root: &Path, count: u64) -> Vec<Raft> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(first.status().voters.len() as u64, count);
-    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
