@@ -13,7 +13,7 @@ use mesh_coordinator_core::command::Found;
 use mesh_proto::Authority;
 use mesh_proto::certificate::{key_from_pkcs8, key_to_pkcs8};
 use mesh_types::netmap::Certificate;
-use mesh_types::{CoordinatorId, MeshConfig, MeshId, NodeName};
+use mesh_types::{CoordinatorAddress, CoordinatorId, MeshConfig, MeshId, NodeName};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ const FORMAT: u8 = 1;
 /// Present from the first word of a join until the membership file is there: a directory that has an identity key and
 /// neither of the two was a replica once.
 const JOINING: &str = "joining";
+
+/// One address a line, as they were advertised at the last start.
+const ADVERTISED: &str = "advertised";
 
 /// The data directory of one replica, held against every other process.
 #[derive(Debug)]
@@ -131,6 +134,23 @@ impl Home {
                 .with_context(|| format!("{} is damaged: restore it from a backup of this host", path.display())),
             _ => bail!("{} was written by another version: run that version", path.display()),
         }
+    }
+
+    /// What was advertised when this replica last said so; none if it never did.
+    pub(crate) fn advertised(&self) -> anyhow::Result<Option<Vec<CoordinatorAddress>>> {
+        let path = self.root.join(ADVERTISED);
+        let Some(text) = read(&path)? else { return Ok(None) };
+        let addresses = std::str::from_utf8(&text).ok().map(|text| text.lines().map(str::parse).collect());
+        match addresses {
+            Some(Ok(addresses)) => Ok(Some(addresses)),
+            _ => bail!("{} is damaged: remove it, and what is advertised is announced again", path.display()),
+        }
+    }
+
+    /// Keeps what is advertised for the next start.
+    pub(crate) fn keep_advertised(&self, addresses: &[CoordinatorAddress]) -> anyhow::Result<()> {
+        let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        self.replace(ADVERTISED, lines.as_bytes())
     }
 
     /// Makes this directory that replica's: marks the Raft store, then writes the membership file.

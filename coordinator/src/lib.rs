@@ -16,6 +16,7 @@ mod recover;
 mod replica;
 pub mod run;
 mod sessions;
+mod token;
 
 use options::{Action, Options};
 

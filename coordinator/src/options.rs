@@ -46,7 +46,8 @@ pub struct Serve {
     /// Directory of keys and of the replicated log; made if it is missing.
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where nodes and other coordinators reach this one: ADDR[:PORT]. Repeat it for several addresses.
+    /// Where nodes and other coordinators reach this one: ADDR[:PORT]. Repeat it for several addresses. It is announced
+    /// when it is not what the last start advertised; otherwise what `meshctl coordinator set-address` has set stays.
     #[arg(long, value_name = "ADDR[:PORT]", required = true)]
     pub advertise: Vec<CoordinatorAddress>,
     /// Unix socket for administration.

@@ -57,7 +57,7 @@ const READY: Duration = Duration::from_secs(10);
 ///
 /// What keeps the replica from starting or from going on; the message says what to do.
 pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let home = Home::open(&options.data_dir)?;
+    let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
         became = become_replica(&home, &options) => became?,
@@ -152,7 +152,7 @@ fn access(options: &Serve) -> anyhow::Result<Access> {
 }
 
 async fn start(
-    home: &Home,
+    home: &Arc<Home>,
     standing: &Standing,
     disk: Disk,
     options: &Serve,
@@ -195,7 +195,7 @@ async fn start(
     tasks.spawn(forever(health::watch(replica.clone())));
     tasks.spawn(forever(exchange::keep(replica.clone())));
     tasks.spawn(forever(keep_membership(replica.clone())));
-    tasks.spawn(forever(announce(replica.clone(), options.advertise.clone())));
+    tasks.spawn(announce(replica.clone(), home.clone(), options.advertise.clone()));
     tasks.spawn(forever(renew(replica.clone())));
     tasks.spawn(follow(replica.clone()));
     Ok((replica, tasks))
@@ -280,43 +280,56 @@ async fn keep_membership(replica: Arc<Replica>) {
     }
 }
 
-/// Tells the others where this replica answers, when that is not what they know. The registry may be out of reach, and
-/// the leader may not know where to call: anyone who answers will do.
-async fn announce(replica: Arc<Replica>, addresses: Vec<CoordinatorAddress>) {
+/// Tells the others where this replica answers, when it advertises something else than at its last start: what the
+/// operator has set since stays. The registry may be out of reach, and the leader may not know where to call: anyone who
+/// answers will do.
+async fn announce(replica: Arc<Replica>, home: Arc<Home>, addresses: Vec<CoordinatorAddress>) -> anyhow::Result<()> {
+    let registered =
+        || replica.view().read(|registry| registry.coordinator(replica.id).map(|own| own.addresses.clone()));
+    if home.advertised()?.as_ref() == Some(&addresses) {
+        tracing::info!("the same addresses are advertised as at the last start: what is registered stays");
+        return std::future::pending().await;
+    }
+    loop {
+        match registered() {
+            // What is applied so far may be older than what is registered.
+            Some(held) if held == addresses => {
+                if replica.catch_up().await && registered() == Some(held) {
+                    break;
+                }
+            }
+            Some(_) => announce_once(&replica, &addresses).await,
+            None => {}
+        }
+        tokio::time::sleep(LOOK * 2 + random::jitter(LOOK * 2)).await;
+    }
+    home.keep_advertised(&addresses)?;
+    std::future::pending().await
+}
+
+async fn announce_once(replica: &Replica, addresses: &[CoordinatorAddress]) {
+    if replica.raft.status().leads {
+        let command = mesh_coordinator_core::command::SetCoordinatorAddresses {
+            coordinator: replica.id,
+            addresses: addresses.to_vec(),
+        };
+        if let Err(error) = replica.write(command, None).await {
+            tracing::warn!(%error, "new addresses not registered");
+        }
+        return;
+    }
     let request = v1::EnlistRequest {
         coordinator: replica.id.0,
         addresses: addresses.iter().map(ToString::to_string).collect(),
         level: mesh_types::Level::SUPPORTED.0,
     };
-    loop {
-        let registered =
-            replica.view().read(|registry| registry.coordinator(replica.id).map(|own| own.addresses.clone()));
-        match registered {
-            Some(registered) if registered == addresses => return std::future::pending().await,
-            Some(_) => {
-                let command = mesh_coordinator_core::command::SetCoordinatorAddresses {
-                    coordinator: replica.id,
-                    addresses: addresses.clone(),
-                };
-                if replica.raft.status().leads {
-                    if let Err(error) = replica.write(command, None).await {
-                        tracing::warn!(%error, "new addresses not registered");
-                    }
-                } else {
-                    for peer in replica.peers.ids() {
-                        let request = request.clone();
-                        let call =
-                            replica.peers.call(peer, WRITE, |mut client| async move { client.enlist(request).await });
-                        match call.await {
-                            Ok(_) => break,
-                            Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
-                        }
-                    }
-                }
-            }
-            None => {}
+    for peer in replica.peers.ids() {
+        let request = request.clone();
+        let call = replica.peers.call(peer, WRITE, |mut client| async move { client.enlist(request).await });
+        match call.await {
+            Ok(_) => break,
+            Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
         }
-        tokio::time::sleep(LOOK * 2 + random::jitter(LOOK * 2)).await;
     }
 }
 

@@ -5,7 +5,7 @@ use super::cluster::read_addresses;
 use super::membership::request_id;
 use super::status::{malformed, unexpected};
 use crate::replica::Replica;
-use crate::{backup, orders};
+use crate::{backup, orders, token};
 use bytes::Bytes;
 use mesh_coordinator_core::command::{
     AllowNode, CreateToken, RemoveCoordinator, RemoveNode, RenameNode, RevokeToken, SetCoordinatorAddresses, SetKeyTtl,
@@ -15,10 +15,7 @@ use mesh_proto::convert::{field, text};
 use mesh_proto::local::peer;
 use mesh_proto::v1::admin_server::Admin;
 use mesh_proto::{Wire as _, v1};
-use mesh_types::{
-    CoordinatorAddress, CoordinatorId, Fingerprint, JoinToken, MeshDuration, NodeId, NodeState, Role, TokenId,
-    TokenSecret,
-};
+use mesh_types::{CoordinatorAddress, CoordinatorId, Fingerprint, JoinToken, MeshDuration, NodeId, NodeState, Role};
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -40,12 +37,11 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::CreateTokenReply>, Status> {
         let request = privileged(request)?;
         let role: Role = text("role", &request.role).map_err(malformed)?;
-        let (id, secret) =
-            (TokenId::from_bytes(crate::random::bytes()), TokenSecret::from_bytes(crate::random::bytes()));
+        let asked = request_id(&request.request_id)?;
+        let (id, secret) = token::draw(&self.0.authority, asked);
         let command =
             CreateToken { id, secret_hash: secret.hash(), role, ttl: MeshDuration(request.ttl), uses: request.uses };
-        // The secret is drawn here, so a repeated request makes another token; the first then ends unused.
-        let Reply::TokenCreated { id, expires_at } = self.0.write(command, None).await? else {
+        let Reply::TokenCreated { id, expires_at } = self.0.write(command, asked).await? else {
             return Err(unexpected());
         };
         let authority = Fingerprint::of(&self.0.authority.certificate().0);
