@@ -6,7 +6,7 @@ use crate::peers::PeerError;
 use crate::replica::Replica;
 use mesh_coordinator_core::clock::{differs, is_far_off};
 use mesh_proto::v1;
-use mesh_types::CoordinatorId;
+use mesh_types::{CoordinatorId, Level};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(crate) struct Condition {
     pub(crate) offset: i64,
     /// One more than the index of its last applied entry.
     pub(crate) applied: u64,
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
     /// Its version.
     pub(crate) software: String,
     asked: Instant,
@@ -76,6 +78,7 @@ async fn ask(replica: &Replica, id: CoordinatorId) {
     let condition = Condition {
         offset: i64::try_from(offset).unwrap_or(if offset > 0 { i64::MAX } else { i64::MIN }),
         applied: answer.applied,
+        level: Level(answer.level),
         software: answer.software.chars().take(mesh_types::limits::MAX_SOFTWARE).collect(),
         asked: begun,
     };

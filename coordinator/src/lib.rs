@@ -7,6 +7,7 @@ mod grpc;
 mod health;
 mod home;
 mod join;
+mod level;
 pub mod options;
 mod orders;
 mod peers;
@@ -16,6 +17,8 @@ mod recover;
 mod replica;
 pub mod run;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use options::{Action, Options};

@@ -13,7 +13,7 @@ use mesh_proto::certificate::CertificateError;
 use mesh_proto::join_proof::Challenger;
 use mesh_proto::tls::{Credentials, Trust};
 use mesh_proto::{Authority, Member, v1};
-use mesh_types::{CoordinatorId, MeshId, RequestId};
+use mesh_types::{CoordinatorId, Level, MeshId, RequestId};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -34,6 +34,8 @@ pub(crate) const NOT_LEADER: &str = "this replica does not lead";
 pub(crate) struct Replica {
     pub(crate) mesh: MeshId,
     pub(crate) id: CoordinatorId,
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
     pub(crate) raft: Raft,
     pub(crate) peers: Peers,
     pub(crate) health: HealthTable,

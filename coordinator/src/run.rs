@@ -3,7 +3,7 @@
 //! It ends on a signal, cleanly: nodes are sent elsewhere and leadership is handed over. It ends with an error when its
 //! store fails, when it was removed from the mesh, or when it cannot serve; a supervisor then starts it again.
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock, Source};
 use crate::grpc::{AdminService, ClusterService, MembershipService};
 use crate::health::{self, HealthTable};
 use crate::home::{Home, Origin, Standing};
@@ -12,7 +12,7 @@ use crate::peers::Peers;
 use crate::raft::{Disk, Raft, Timing};
 use crate::replica::{Replica, WRITE, WriteError};
 use crate::sessions::{self, Sessions};
-use crate::{exchange, join, random};
+use crate::{exchange, join, level, random};
 use anyhow::{Context as _, bail};
 use mesh_coordinator_core::Rejection;
 use mesh_coordinator_core::command::Found;
@@ -26,7 +26,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
-use mesh_types::{CoordinatorAddress, CoordinatorId};
+use mesh_types::{CoordinatorAddress, CoordinatorId, Level};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,21 +51,34 @@ const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
 /// How long a replica that starts waits for the registry before it says that it is ready.
 const READY: Duration = Duration::from_secs(10);
 
+/// What a replica is made of besides its options.
+#[derive(Clone, Debug)]
+pub(crate) struct Nature {
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
+    /// Its clocks.
+    pub(crate) clock: Arc<dyn Source>,
+}
+
 /// Serves until `stop` resolves.
 ///
 /// # Errors
 ///
 /// What keeps the replica from starting or from going on; the message says what to do.
 pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    run_as(Nature { level: Level::SUPPORTED, clock: Arc::new(clock::Host) }, options, stop).await
+}
+
+pub(crate) async fn run_as(nature: Nature, options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
-        became = become_replica(&home, &options) => became?,
+        became = become_replica(&home, &options, nature.level) => became?,
         () = &mut stop => return Ok(()),
     };
     let listener = listen(options.listen_address())?;
     let local = LocalListener::bind(&options.socket, access(&options)?).await?;
-    let (replica, mut tasks) = start(&home, &standing, disk, &options).await?;
+    let (replica, mut tasks) = start(&home, &standing, disk, nature, &options).await?;
 
     let failure = replica.raft.clone();
     let public = Server::builder()
@@ -107,7 +120,7 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
     ended
 }
 
-async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
+async fn become_replica(home: &Home, options: &Serve, understood: Level) -> anyhow::Result<(Standing, Disk)> {
     if let Some(standing) = home.standing()? {
         let disk = home.store(&standing)?;
         return Ok((standing, disk));
@@ -116,7 +129,7 @@ async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standin
         return join::found(home, options).await;
     }
     match join::token(options).await? {
-        Some(token) => join::join(home, options, &token).await,
+        Some(token) => join::join(home, options, &token, understood).await,
         None => bail!(
             "{} is empty: make a new mesh with --bootstrap, or join one with --join-token-file or MESH_JOIN_TOKEN (a \
              token from `meshctl token create --role coordinator`)",
@@ -155,9 +168,10 @@ async fn start(
     home: &Arc<Home>,
     standing: &Standing,
     disk: Disk,
+    nature: Nature,
     options: &Serve,
 ) -> anyhow::Result<(Arc<Replica>, JoinSet<anyhow::Result<()>>)> {
-    let clock = Clock::new(options.clock_is_right);
+    let clock = Clock::of(nature.clock, options.clock_is_right);
     let (key, authority) = (home.identity()?, home.authority()?);
     let (mesh, id) = (standing.mesh, standing.coordinator);
     let certificate = authority.issue(Member::Coordinator(id), identity_key(&key), clock.now().mesh)?;
@@ -169,11 +183,12 @@ async fn start(
         peers.set(&config.coordinators);
     }
     let timing = Timing { election: options.election_timeout.to_std(), heartbeat: options.heartbeat.to_std() };
-    let raft = Raft::start(id, timing, disk, peers.clone()).await?;
+    let raft = Raft::start(id, timing, nature.level, disk, peers.clone()).await?;
     let (sessions, events) = Sessions::new();
     let replica = Arc::new(Replica {
         mesh,
         id,
+        level: nature.level,
         raft: raft.clone(),
         peers,
         health: HealthTable::default(),
@@ -195,6 +210,7 @@ async fn start(
     tasks.spawn(forever(health::watch(replica.clone())));
     tasks.spawn(forever(exchange::keep(replica.clone())));
     tasks.spawn(forever(keep_membership(replica.clone())));
+    tasks.spawn(forever(level::keep(replica.clone())));
     tasks.spawn(announce(replica.clone(), home.clone(), options.advertise.clone()));
     tasks.spawn(forever(renew(replica.clone())));
     tasks.spawn(follow(replica.clone()));
@@ -321,7 +337,7 @@ async fn announce_once(replica: &Replica, addresses: &[CoordinatorAddress]) {
     let request = v1::EnlistRequest {
         coordinator: replica.id.0,
         addresses: addresses.iter().map(ToString::to_string).collect(),
-        level: mesh_types::Level::SUPPORTED.0,
+        level: replica.level.0,
     };
     for peer in replica.peers.ids() {
         let request = request.clone();

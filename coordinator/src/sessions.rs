@@ -329,7 +329,8 @@ mod tests {
     }
 
     async fn founded(disk: Disk) -> Raft {
-        let raft = Raft::start(CoordinatorId(1), Timing::default(), disk, Alone).await.unwrap();
+        let raft =
+            Raft::start(CoordinatorId(1), Timing::default(), mesh_types::Level::SUPPORTED, disk, Alone).await.unwrap();
         raft.initialize().await.unwrap();
         let (token, secret_hash) = (TokenId::from_bytes([1; 8]), Fingerprint::of(b"1"));
         let (ttl, uses) = (MeshDuration::from_secs(3_600), 9);

@@ -32,6 +32,10 @@ struct Listed {
     clock_offset_ms: Option<i64>,
     applied: Option<u64>,
     version: String,
+    /// The highest level of the log that it understands.
+    level: Option<u32>,
+    /// The log's own, which rises once every coordinator understands a higher one.
+    log_level: u32,
 }
 
 pub(super) async fn run(context: &Context, verb: Coordinator) -> Result<Exit, Failure> {
@@ -53,10 +57,10 @@ async fn fetch(context: &Context) -> Result<Vec<Listed>, Failure> {
     if !reply.fresh {
         output::note("meshctl: the coordinators have no quorum; this may be out of date");
     }
-    Ok(reply.coordinators.into_iter().map(|info| listed(info, reply.this)).collect())
+    Ok(reply.coordinators.into_iter().map(|info| listed(info, reply.this, reply.level)).collect())
 }
 
-fn listed(info: CoordinatorInfo, this: u64) -> Listed {
+fn listed(info: CoordinatorInfo, this: u64, log_level: u32) -> Listed {
     let record = info.record.unwrap_or_default();
     Listed {
         id: record.id,
@@ -69,6 +73,8 @@ fn listed(info: CoordinatorInfo, this: u64) -> Listed {
         clock_offset_ms: info.clock_offset,
         applied: info.applied,
         version: info.software,
+        level: info.level,
+        log_level,
     }
 }
 
@@ -78,7 +84,7 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
         output::json(&coordinators);
         return Ok(Exit::Done);
     }
-    let mut table = output::table(["ID", "NAME", "ADDRESS", "ROLE", "REACHABLE", "CLOCK", "APPLIED"]);
+    let mut table = output::table(["ID", "NAME", "ADDRESS", "ROLE", "REACHABLE", "CLOCK", "APPLIED", "LEVEL"]);
     for found in &coordinators {
         let this = if found.this { " (this)" } else { "" };
         let reachable = if found.reachable { "yes" } else { "no" };
@@ -90,9 +96,16 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
             output::verdict(reachable, found.reachable),
             found.clock_offset_ms.map(|offset| format!("{offset:+} ms")).unwrap_or_default(),
             found.applied.map(|index| index.to_string()).unwrap_or_default(),
+            found.level.map(|level| level.to_string()).unwrap_or_default(),
         ]);
     }
     output::print(&table);
+    if let Some(found) = coordinators.iter().find(|found| found.level.is_some_and(|level| level > found.log_level)) {
+        context.note(format_args!(
+            "The log stays at level {} until every coordinator understands more, and answers.",
+            found.log_level
+        ));
+    }
     Ok(Exit::Done)
 }
 

@@ -204,7 +204,7 @@ pub enum Rejection {
     /// Key lifetime out of range.
     #[error("key lifetime {0} is out of range: choose from {min} to {max}", min = limits::MIN_KEY_TTL, max = limits::MAX_KEY_TTL)]
     KeyTtl(MeshDuration),
-    /// The log's language never goes back, and goes on only to what is understood.
+    /// The log's language never goes back.
     #[error("log level {} cannot follow level {}", .wanted.0, .current.0)]
     LevelOrder {
         /// Now.

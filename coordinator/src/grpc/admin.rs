@@ -146,10 +146,11 @@ impl Admin for AdminService {
         _request: Request<v1::ListCoordinatorsRequest>,
     ) -> Result<Response<v1::ListCoordinatorsReply>, Status> {
         let fresh = self.0.catch_up().await;
-        let (records, epoch) = self.0.view().read(|registry| (registry.coordinators().to_vec(), registry.epoch()));
+        let (records, epoch, level) =
+            self.0.view().read(|registry| (registry.coordinators().to_vec(), registry.epoch(), registry.level()));
         let coordinators = records.iter().map(|record| self.coordinator_info(record)).collect();
         let epoch = epoch.map(|epoch| epoch.to_wire());
-        Ok(Response::new(v1::ListCoordinatorsReply { coordinators, this: self.0.id.0, fresh, epoch }))
+        Ok(Response::new(v1::ListCoordinatorsReply { coordinators, this: self.0.id.0, fresh, epoch, level: level.0 }))
     }
 
     async fn remove_coordinator(
@@ -268,6 +269,7 @@ impl AdminService {
             reachable: own || condition.is_some(),
             clock_offset: if own { Some(0) } else { condition.as_ref().map(|condition| condition.offset) },
             applied: if own { Some(status.applied) } else { condition.as_ref().map(|condition| condition.applied) },
+            level: if own { Some(self.0.level.0) } else { condition.as_ref().map(|condition| condition.level.0) },
             software: match condition {
                 _ if own => env!("CARGO_PKG_VERSION").to_owned(),
                 Some(condition) => condition.software,

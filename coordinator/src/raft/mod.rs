@@ -25,7 +25,7 @@ use machine::Machine;
 #[cfg(test)]
 use mesh_coordinator_core::Registry;
 use mesh_coordinator_core::{Entry, Reply};
-use mesh_types::{CoordinatorId, MeshId};
+use mesh_types::{CoordinatorId, Level, MeshId};
 use network::{Append, ChunkReply, Network, QuorumWatch, SnapshotChunk};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -153,11 +153,12 @@ impl Disk {
 }
 
 impl Raft {
-    /// Starts Raft on `disk` as replica `id`. It takes part from now on, but knows no other replica before it was
+    /// Starts Raft on `disk` as replica `id`, which understands the log up to a level. It takes part from now on, but knows no other replica before it was
     /// [initialised](Self::initialize) or a leader calls.
     pub(crate) async fn start<T: Transport>(
         id: CoordinatorId,
         timing: Timing,
+        understood: Level,
         disk: Disk,
         transport: T,
     ) -> anyhow::Result<Self> {
@@ -180,7 +181,7 @@ impl Raft {
         };
         let config = Arc::new(config.validate()?);
         let log = LogStore::load(disk.clone())?;
-        let (machine, view) = Machine::new(disk);
+        let (machine, view) = Machine::new(disk, understood);
         let quorum = QuorumWatch::default();
         let network = Network { id: id.0, transport, quorum: quorum.clone() };
         let inner = openraft::Raft::new(id.0, config, network, log, machine).await?;

@@ -10,9 +10,7 @@ use super::types::{SnapshotMeta, Types, Vote};
 use super::*;
 use mesh_coordinator_core::command::{Command, CreateToken, Found, RevokeToken};
 use mesh_types::netmap::Certificate;
-use mesh_types::{
-    CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshTime, Overlay, Role, TokenId,
-};
+use mesh_types::{CoordinatorRecord, Epoch, Fingerprint, IdentityKey, MeshDuration, MeshTime, Overlay, Role, TokenId};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use std::path::Path;
@@ -23,7 +21,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<Types>> {
         let root = tempfile::tempdir().unwrap();
         let disk = Disk::open(&root.path().join("raft.redb")).unwrap();
-        Ok((root, LogStore::load(disk.clone()).unwrap(), Machine::new(disk).0))
+        Ok((root, LogStore::load(disk.clone()).unwrap(), Machine::new(disk, Level::SUPPORTED).0))
     }
 }
 
@@ -75,7 +73,8 @@ impl Switchboard {
 
     async fn start_on(&self, id: u64, disk: Disk) -> Raft {
         let timing = Timing { election: Duration::from_millis(150), heartbeat: Duration::from_millis(30) };
-        let raft = Raft::start(CoordinatorId(id), timing, disk, Line(id, self.clone())).await.unwrap();
+        let raft =
+            Raft::start(CoordinatorId(id), timing, Level::SUPPORTED, disk, Line(id, self.clone())).await.unwrap();
         self.0.lock().unwrap().replicas.insert(id, raft.clone());
         raft
     }

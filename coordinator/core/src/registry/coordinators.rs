@@ -11,7 +11,7 @@ use crate::command::{
 use crate::reply::{KeyHolder, Rejection, Reply};
 use mesh_types::epoch::EpochOrder;
 use mesh_types::{
-    CoordinatorAddress, CoordinatorId, CoordinatorRecord, Level, MeshConfig, MeshDuration, Overlay, Role, limits,
+    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, Overlay, Role, limits,
 };
 use std::collections::BTreeMap;
 
@@ -124,7 +124,8 @@ impl Registry {
     pub(super) fn raise_level(&mut self, raise: &RaiseLevel) -> Result<Reply, Rejection> {
         self.mesh()?;
         let current = self.state.level;
-        if raise.level < current || raise.level > Level::SUPPORTED {
+        // One above what this replica understands does not come so far: decoding it stops the replica.
+        if raise.level < current {
             return Err(Rejection::LevelOrder { current, wanted: raise.level });
         }
         self.state.level = raise.level;
