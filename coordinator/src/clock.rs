@@ -17,6 +17,15 @@ pub(crate) trait Source: std::fmt::Debug + Send + Sync {
     fn is_synchronised(&self) -> bool;
 }
 
+/// Both clocks, read together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// The wall clock as it is, right or wrong.
+    pub(crate) wall: MeshTime,
+    /// For spans.
+    pub(crate) monotonic: Monotonic,
+}
+
 /// The wall clock, the boot clock and the guard; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
@@ -57,13 +66,13 @@ impl Clock {
 
     /// Both clocks: the mesh time is the wall clock, held to what the registry's stamps allow.
     pub(crate) fn now(&self) -> Now {
-        let monotonic = self.source.monotonic();
-        Now { monotonic, mesh: self.guard().mesh_time(self.wall(), monotonic) }
+        let Reading { wall, monotonic } = self.read();
+        Now { monotonic, mesh: self.guard().mesh_time(wall, monotonic) }
     }
 
-    /// The wall clock as it is, to compare with other replicas.
-    pub(crate) fn wall(&self) -> MeshTime {
-        self.source.wall()
+    /// The clocks as they are, to compare with other replicas.
+    pub(crate) fn read(&self) -> Reading {
+        Reading { wall: self.source.wall(), monotonic: self.source.monotonic() }
     }
 
     /// The registry's time, after entries were applied.
@@ -72,13 +81,14 @@ impl Clock {
     }
 
     /// Takes the wall clock for right if the witness says so, so that nodes are told it before the next write.
-    pub(crate) fn confirm(&self, witness: &Witness) {
-        self.guard().confirm(self.wall(), witness, self.source.monotonic());
+    pub(crate) fn confirm(&self, witness: &Witness, now: Reading) {
+        self.guard().confirm(now.wall, witness, now.monotonic);
     }
 
-    /// The stamp for an entry proposed now.
-    pub(crate) fn stamp(&self, witness: &Witness) -> Result<MeshTime, ClockRefusal> {
-        self.guard().stamp(self.wall(), witness, self.source.monotonic())
+    /// The stamp for an entry proposed now. The witness spoke of the same reading: a clock that is set in between must not
+    /// be vouched for by what was said of it before.
+    pub(crate) fn stamp(&self, witness: &Witness, now: Reading) -> Result<MeshTime, ClockRefusal> {
+        self.guard().stamp(now.wall, witness, now.monotonic)
     }
 
     /// Whether someone vouches for the wall clock of a replica that is alone: the operator, or the kernel.

@@ -46,8 +46,6 @@ const MAX_MESSAGE: usize = 16 << 20;
 const LINGER: Duration = Duration::from_millis(500);
 /// How often a leader compares Raft's membership with the registry.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often the own certificate's age is looked at.
-const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
 /// How long a replica that starts waits for the registry before it says that it is ready.
 const READY: Duration = Duration::from_secs(10);
 
@@ -212,7 +210,6 @@ async fn start(
     tasks.spawn(forever(keep_membership(replica.clone())));
     tasks.spawn(forever(level::keep(replica.clone())));
     tasks.spawn(announce(replica.clone(), home.clone(), options.advertise.clone()));
-    tasks.spawn(forever(renew(replica.clone())));
     tasks.spawn(follow(replica.clone()));
     Ok((replica, tasks))
 }
@@ -345,15 +342,6 @@ async fn announce_once(replica: &Replica, addresses: &[CoordinatorAddress]) {
         match call.await {
             Ok(_) => break,
             Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
-        }
-    }
-}
-
-async fn renew(replica: Arc<Replica>) {
-    loop {
-        tokio::time::sleep(RENEWAL_LOOK).await;
-        if let Err(error) = replica.renew_own_certificate() {
-            tracing::error!(%error, "own certificate not renewed");
         }
     }
 }

@@ -262,12 +262,12 @@ impl AdminService {
             _ => "learner",
         };
         let own = record.id == self.0.id;
-        let condition = self.0.health.recent(record.id);
+        let (condition, now) = (self.0.health.recent(record.id), self.0.clock.read());
         v1::CoordinatorInfo {
             record: Some(record.to_wire()),
             role: role.to_owned(),
             reachable: own || condition.is_some(),
-            clock_offset: if own { Some(0) } else { condition.as_ref().map(|condition| condition.offset) },
+            clock_offset: if own { Some(0) } else { condition.as_ref().map(|condition| condition.offset(now)) },
             applied: if own { Some(status.applied) } else { condition.as_ref().map(|condition| condition.applied) },
             level: if own { Some(self.0.level.0) } else { condition.as_ref().map(|condition| condition.level.0) },
             software: match condition {

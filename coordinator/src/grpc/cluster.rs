@@ -116,7 +116,7 @@ impl Cluster for ClusterService {
         calling_replica(&self.0, &request)?;
         let status = self.0.raft.status();
         Ok(Response::new(v1::HealthReply {
-            time: self.0.clock.wall().0,
+            time: self.0.clock.read().wall.0,
             applied: status.applied,
             leader: status.leader.map(|id| id.0),
             level: self.0.level.0,
