@@ -21,6 +21,8 @@ mod sessions;
 mod tests;
 mod token;
 
+pub use home::Gone;
+
 use options::{Action, Options};
 
 /// Does what the command line asks for, until `stop` resolves.

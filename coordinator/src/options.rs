@@ -53,7 +53,7 @@ pub struct Serve {
     /// Unix socket for administration.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Makes a new mesh. Does nothing on a data directory that has one.
+    /// Makes a new mesh. Does nothing on a data directory that has one, and is refused on one whose mesh was ended.
     #[arg(long, conflicts_with = "join_token_file")]
     pub bootstrap: bool,
     /// Overlay range of the new mesh; at most one IPv4 and one IPv6 range. What is missing is drawn at random.

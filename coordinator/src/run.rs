@@ -6,7 +6,7 @@
 use crate::clock::{self, Clock, Source};
 use crate::grpc::{AdminService, ClusterService, MembershipService};
 use crate::health::{self, HealthTable};
-use crate::home::{Home, Origin, Standing};
+use crate::home::{Gone, Home, Origin, Standing};
 use crate::options::Serve;
 use crate::peers::Peers;
 use crate::raft::{Disk, Raft, Timing};
@@ -26,7 +26,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
-use mesh_types::{CoordinatorAddress, CoordinatorId, Level};
+use mesh_types::{CoordinatorAddress, Level};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +119,7 @@ pub(crate) async fn run_as(nature: Nature, options: Serve, stop: impl Future<Out
 }
 
 async fn become_replica(home: &Home, options: &Serve, understood: Level) -> anyhow::Result<(Standing, Disk)> {
+    home.check_not_ended()?;
     if let Some(standing) = home.standing()? {
         let disk = home.store(&standing)?;
         return Ok((standing, disk));
@@ -210,7 +211,7 @@ async fn start(
     tasks.spawn(forever(keep_membership(replica.clone())));
     tasks.spawn(forever(level::keep(replica.clone())));
     tasks.spawn(announce(replica.clone(), home.clone(), options.advertise.clone()));
-    tasks.spawn(follow(replica.clone()));
+    tasks.spawn(follow(replica.clone(), home.clone()));
     Ok((replica, tasks))
 }
 
@@ -232,25 +233,30 @@ async fn establish(replica: &Replica, found: &Found) -> anyhow::Result<()> {
 }
 
 /// Takes over what the registry says: who the other coordinators are, and which CAs are trusted. Ends when this replica
-/// was removed, and Raft needs it no more: it may be the leader, or the vote that its own removal takes.
-async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
+/// was removed, and Raft needs it no more: it may be the leader, or the vote that its own removal takes; or when the mesh
+/// was ended.
+async fn follow(replica: Arc<Replica>, home: Arc<Home>) -> anyhow::Result<()> {
     let mut applied = replica.view().applied();
     let (mut known, mut told) = (None, false);
     loop {
         applied.mark_unchanged();
         let status = replica.raft.status();
-        let (config, leaving, time, removed) = replica.view().read(|registry| {
+        let (config, leaving, time, removed, ended) = replica.view().read(|registry| {
             let members = status.voters.iter().chain(&status.learners);
             let leaving: Vec<_> = members.filter_map(|id| registry.former_coordinator(*id)).cloned().collect();
             let removed = registry.former_coordinator(replica.id).is_some();
-            (registry.config().cloned(), leaving, registry.time(), removed)
+            (registry.config().cloned(), leaving, registry.time(), removed, registry.is_ended())
         });
         replica.clock.observe(time);
+        if ended {
+            home.retire(replica.mesh, replica.id, time)?;
+            return home.check_not_ended();
+        }
         if removed {
             // A Raft that has only just started does not say who votes.
             let votes = status.voters.is_empty() || status.voters.contains(&replica.id);
             if !status.leads && !votes {
-                bail!(Removed(replica.id));
+                bail!(Gone::Removed(replica.id));
             }
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!("removed from the mesh: going on until the others can do without");
@@ -268,18 +274,11 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
         }
         tokio::select! {
             changed = applied.changed() => changed.context("the registry is gone")?,
-            () = replica.expelled.notified() => bail!(Removed(replica.id)),
+            () = replica.expelled.notified() => bail!(Gone::Removed(replica.id)),
             () = tokio::time::sleep(LOOK), if unsettled => {}
         }
     }
 }
-
-/// Why a coordinator ends for good: no restart brings it back.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "this coordinator ({0}) was removed from the mesh: stop it for good, or empty its data directory and join again"
-)]
-pub struct Removed(CoordinatorId);
 
 /// While this replica leads, brings Raft's membership to what the registry says.
 async fn keep_membership(replica: Arc<Replica>) {

@@ -368,7 +368,7 @@ mod tests {
         sessions.tell(says(false)).await;
         assert_eq!(sessions.who_is_online(vec![node]).await, [true]);
 
-        write(&raft, RemoveCoordinator { coordinator: peer }).await;
+        write(&raft, RemoveCoordinator { coordinator: peer, destroy: false }).await;
         let ended = async { while heard.recv().await.is_some() {} };
         tokio::time::timeout(Duration::from_secs(20), ended).await.expect("its stream stays open");
         sessions.tell(says(true)).await;

@@ -200,6 +200,9 @@ pub struct SetCoordinatorAddresses {
 pub struct RemoveCoordinator {
     /// Which.
     pub coordinator: CoordinatorId,
+    /// It is the last one, and the mesh ends with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub destroy: bool,
 }
 
 /// Fields of [`Command::SetKeyTtl`].

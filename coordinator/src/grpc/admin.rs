@@ -158,8 +158,16 @@ impl Admin for AdminService {
         request: Request<v1::RemoveCoordinatorRequest>,
     ) -> Result<Response<v1::RemoveCoordinatorReply>, Status> {
         let request = privileged(request)?;
-        let coordinator = self.coordinator(&request.coordinator).await?;
-        self.0.write(RemoveCoordinator { coordinator }, request_id(&request.request_id)?).await?;
+        let coordinator = match self.coordinator(&request.coordinator).await {
+            Ok(coordinator) => coordinator,
+            // Removing twice is no error: it is removed.
+            Err(_) if !request.destroy && self.is_former(&request.coordinator) => {
+                return Ok(Response::new(v1::RemoveCoordinatorReply {}));
+            }
+            Err(status) => return Err(status),
+        };
+        let command = RemoveCoordinator { coordinator, destroy: request.destroy };
+        self.0.write(command, request_id(&request.request_id)?).await?;
         Ok(Response::new(v1::RemoveCoordinatorReply {}))
     }
 
@@ -238,6 +246,10 @@ impl AdminService {
         self.lookup(|registry| registry.coordinator_by_name_or_id(text).map(|record| record.id))
             .await
             .ok_or_else(|| Status::not_found(format!("coordinator {text:?} not known: see `meshctl coordinator list`")))
+    }
+
+    fn is_former(&self, text: &str) -> bool {
+        self.0.view().read(|registry| registry.former_coordinator_by_name_or_id(text).is_some())
     }
 
     /// Looks here first, and again after catching up if nothing is found.

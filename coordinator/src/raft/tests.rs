@@ -255,7 +255,7 @@ async fn leadership_moves_on_request_and_a_removed_leader_hands_over() {
     let [first, second, third] = three(&board, root.path()).await;
     assert_eq!(first.transfer_leader(Some(CoordinatorId(3))).await, Ok(CoordinatorId(3)));
     eventually("three leads", || third.status().leads).await;
-    let remove = mesh_coordinator_core::command::RemoveCoordinator { coordinator: CoordinatorId(3) };
+    let remove = mesh_coordinator_core::command::RemoveCoordinator { coordinator: CoordinatorId(3), destroy: false };
     write(&third, entry(remove)).await.granted().unwrap();
     for _ in 0..500 {
         for raft in [&first, &second, &third] {

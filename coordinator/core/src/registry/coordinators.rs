@@ -43,6 +43,7 @@ impl Registry {
             next_coordinator: following(FIRST),
             coordinator_enrolments: BTreeMap::new(),
             former_coordinators: BTreeMap::new(),
+            ended: false,
         });
         Ok(Reply::Done)
     }
@@ -100,6 +101,9 @@ impl Registry {
 
     pub(super) fn remove_coordinator(&mut self, remove: &RemoveCoordinator) -> Result<Reply, Rejection> {
         let id = remove.coordinator;
+        if remove.destroy {
+            return self.end_mesh(id);
+        }
         let mesh = self.mesh()?;
         if mesh.former_coordinators.contains_key(&id) {
             return Ok(Reply::CoordinatorRemoved(id));
@@ -110,6 +114,17 @@ impl Registry {
         }
         self.change_config(|config| config.coordinators.retain(|c| c.id != id))?;
         self.retire(record)?;
+        Ok(Reply::CoordinatorRemoved(id))
+    }
+
+    /// Nodes see nothing of it: they keep the settings by which a coordinator that is restored would find them again.
+    fn end_mesh(&mut self, id: CoordinatorId) -> Result<Reply, Rejection> {
+        self.coordinator(id).ok_or(Rejection::CoordinatorUnknown(id))?;
+        let others = self.coordinators().len() - 1;
+        if others > 0 {
+            return Err(Rejection::NotLastCoordinator { coordinator: id, others });
+        }
+        self.mesh_mut()?.ended = true;
         Ok(Reply::CoordinatorRemoved(id))
     }
 

@@ -84,6 +84,10 @@ impl Registry {
     }
 
     fn execute(&mut self, command: &Command) -> Result<Reply, Rejection> {
+        let ends = matches!(command, Command::RemoveCoordinator(remove) if remove.destroy);
+        if self.is_ended() && !ends {
+            return Err(Rejection::MeshEnded(self.mesh()?.config.mesh));
+        }
         match command {
             Command::Found(found) => self.found(found),
             Command::CreateToken(create) => self.create_token(create),
