@@ -303,15 +303,14 @@ async fn announce(replica: Arc<Replica>, home: Arc<Home>, addresses: Vec<Coordin
         return std::future::pending().await;
     }
     loop {
-        match registered() {
+        let held = registered();
+        if held.as_ref() == Some(&addresses) {
             // What is applied so far may be older than what is registered.
-            Some(held) if held == addresses => {
-                if replica.catch_up().await && registered() == Some(held) {
-                    break;
-                }
+            if replica.catch_up().await && registered() == held {
+                break;
             }
-            Some(_) => announce_once(&replica, &addresses).await,
-            None => {}
+        } else if held.is_some() {
+            announce_once(&replica, &addresses).await;
         }
         tokio::time::sleep(LOOK * 2 + random::jitter(LOOK * 2)).await;
     }
