@@ -72,8 +72,8 @@ pub(crate) enum Verb {
     /// Bring the interface up again
     #[command(after_help = "Example:\n  meshctl up")]
     Up,
-    /// Leave the mesh and remove everything of it from this host
-    #[command(after_help = "Example:\n  meshctl leave")]
+    /// Leave the mesh and remove this node from this host. A coordinator on it stays one
+    #[command(after_help = "Examples:\n  meshctl leave\n  meshctl leave --destroy")]
     Leave(Leave),
     /// Join tokens; on a coordinator's host
     #[command(subcommand)]
@@ -194,6 +194,9 @@ pub(crate) struct Leave {
     /// Also when no coordinator can be told; then remove the node with `meshctl node remove` on a coordinator's host
     #[arg(long)]
     pub(crate) force: bool,
+    /// End the mesh as well, where this host has its last coordinator: see `meshctl coordinator remove --help`
+    #[arg(long)]
+    pub(crate) destroy: bool,
 }
 
 /// Verbs about join tokens.
@@ -276,11 +279,18 @@ pub(crate) enum Coordinator {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
     },
-    /// Remove a coordinator for good; its id is never used again. The last one stays
-    #[command(after_help = "Example:\n  meshctl coordinator remove coordinator-3")]
+    /// Remove a coordinator for good; its id is never used again. The last one needs --destroy
+    #[command(
+        after_help = "Examples:\n  meshctl coordinator remove coordinator-3\n  meshctl coordinator remove coordinator-1 --destroy"
+    )]
     Remove {
         /// Name or id
         coordinator: String,
+        /// End the mesh with its last coordinator: from then on nobody joins, renews or is removed. Nodes are not
+        /// told; they keep their tunnels until their keys' deadlines. The data directory is kept and never serves
+        /// again; only a snapshot brings the mesh back
+        #[arg(long)]
+        destroy: bool,
     },
     /// Hand leadership to another coordinator
     #[command(after_help = "Example:\n  meshctl coordinator transfer-leader coordinator-2")]

@@ -237,6 +237,38 @@ fn the_last_of_three_coordinators_goes_on_alone_once_it_is_told_to() {
 }
 
 #[test]
+fn a_mesh_is_ended_on_purpose_alone_and_its_nodes_keep_their_tunnels() {
+    in_lab("a_mesh_is_ended_on_purpose_alone_and_its_nodes_keep_their_tunnels", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let third = Machine::new(&mut lab, "third", 3).await;
+        let made = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        for machine in [&second, &third] {
+            machine.json(&["join", made["token"].as_str().unwrap()]).await;
+        }
+        second.until_it_pings("third").await;
+        assert_eq!(second.run(&["leave", "--destroy"]).await.status.code(), Some(4), "no coordinator is here");
+        for verb in [&["leave"][..], &["coordinator", "remove", "first"]] {
+            let output = first.run(verb).await;
+            assert_eq!(output.status.code(), Some(6), "{verb:?}");
+            assert!(text(&output.stderr).contains("--destroy"), "{}", text(&output.stderr));
+        }
+        second.until_it_pings("first").await;
+
+        for verb in [&["leave", "--destroy"][..], &["coordinator", "remove", "first", "--destroy"]] {
+            first.done(verb).await;
+            first.done(verb).await;
+        }
+        assert_eq!(first.run(&["coordinator", "list"]).await.status.code(), Some(4));
+        let output = first.run(&["init", "--advertise", "192.0.2.1"]).await;
+        assert_eq!(output.status.code(), Some(6));
+        assert!(text(&output.stderr).contains("was ended"), "{}", text(&output.stderr));
+        second.until_it_pings("third").await;
+        third.until_it_pings("second").await;
+    });
+}
+
+#[test]
 fn a_coordinator_out_of_reach_is_told_from_one_that_refuses() {
     in_lab("a_coordinator_out_of_reach_is_told_from_one_that_refuses", async |mut lab| {
         let first = Machine::new(&mut lab, "first", 1).await;

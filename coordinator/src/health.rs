@@ -2,11 +2,12 @@
 //!
 //! A replica whose clock is far off the others' hands leadership over and does not stand for election.
 
+use crate::clock::Reading;
 use crate::peers::PeerError;
 use crate::replica::Replica;
-use mesh_coordinator_core::clock::{differs, is_far_off};
+use mesh_coordinator_core::clock::{Monotonic, differs, is_far_off};
 use mesh_proto::v1;
-use mesh_types::CoordinatorId;
+use mesh_types::{CoordinatorId, Level, MeshDuration, MeshTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,13 +20,24 @@ const RECENT: Duration = Duration::from_secs(5);
 /// What one coordinator last said of itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Condition {
-    /// Milliseconds that its clock is ahead of ours.
-    pub(crate) offset: i64,
+    /// Its clock, and ours that only goes forward when it was read.
+    clock: (MeshTime, Monotonic),
     /// One more than the index of its last applied entry.
     pub(crate) applied: u64,
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
     /// Its version.
     pub(crate) software: String,
     asked: Instant,
+}
+
+impl Condition {
+    /// Milliseconds that its clock is ahead of ours now: ours may have been set since it answered.
+    pub(crate) fn offset(&self, now: Reading) -> i64 {
+        let theirs = self.clock.0 + now.monotonic.since(self.clock.1);
+        let offset = i128::from(theirs.0) - i128::from(now.wall.0);
+        i64::try_from(offset).unwrap_or(if offset > 0 { i64::MAX } else { i64::MIN })
+    }
 }
 
 /// The last answers; clones share them.
@@ -39,8 +51,8 @@ impl HealthTable {
     }
 
     /// How far the clocks of these coordinators are ahead of ours, of those that answered lately.
-    pub(crate) fn offsets(&self, of: &BTreeSet<CoordinatorId>) -> Vec<i64> {
-        of.iter().filter_map(|id| self.recent(*id)).map(|condition| condition.offset).collect()
+    pub(crate) fn offsets(&self, of: &BTreeSet<CoordinatorId>, now: Reading) -> Vec<i64> {
+        of.iter().filter_map(|id| self.recent(*id)).map(|condition| condition.offset(now)).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<CoordinatorId, Condition>> {
@@ -54,13 +66,18 @@ pub(crate) async fn watch(replica: Arc<Replica>) {
         let asked = replica.peers.ids().into_iter().map(|id| ask(&replica, id));
         futures::future::join_all(asked).await;
         judge_own_clock(&replica).await;
-        replica.clock.confirm(&replica.witness());
+        let now = replica.clock.read();
+        replica.clock.confirm(&replica.witness(now), now);
+        // By the clock as it is judged now; it needs nobody else.
+        if let Err(error) = replica.renew_own_certificate() {
+            tracing::error!(%error, "own certificate not renewed");
+        }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
 async fn ask(replica: &Replica, id: CoordinatorId) {
-    let (begun, wall) = (Instant::now(), replica.clock.wall());
+    let (begun, asked) = (Instant::now(), replica.clock.read().monotonic);
     let answer =
         replica.peers.call(id, ANSWER, |mut client| async move { client.health(v1::HealthRequest {}).await }).await;
     let answer = match answer {
@@ -71,11 +88,11 @@ async fn ask(replica: &Replica, id: CoordinatorId) {
         Err(_) => return,
     };
     // The other read its clock about halfway between question and answer.
-    let half = u64::try_from(begun.elapsed().as_millis() / 2).unwrap_or(0);
-    let offset = i128::from(answer.time) - i128::from(wall.0.saturating_add(half));
+    let half = MeshDuration(u64::try_from(begun.elapsed().as_millis() / 2).unwrap_or(0));
     let condition = Condition {
-        offset: i64::try_from(offset).unwrap_or(if offset > 0 { i64::MAX } else { i64::MIN }),
+        clock: (MeshTime(answer.time), asked + half),
         applied: answer.applied,
+        level: Level(answer.level),
         software: answer.software.chars().take(mesh_types::limits::MAX_SOFTWARE).collect(),
         asked: begun,
     };
@@ -89,7 +106,7 @@ pub(crate) fn expelled(id: CoordinatorId) -> String {
 
 async fn judge_own_clock(replica: &Replica) {
     let status = replica.raft.status();
-    let offsets = replica.health.offsets(&status.voters);
+    let offsets = replica.health.offsets(&status.voters, replica.clock.read());
     let far_off = is_far_off(&offsets);
     let votes = status.voters.contains(&replica.id);
     replica.clock.doubt(far_off || !votes && differs(&offsets));

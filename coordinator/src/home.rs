@@ -12,8 +12,9 @@ use mesh_coordinator_core::Registry;
 use mesh_coordinator_core::command::Found;
 use mesh_proto::Authority;
 use mesh_proto::certificate::{key_from_pkcs8, key_to_pkcs8};
+use mesh_types::coordinator::ENDED_FILE;
 use mesh_types::netmap::Certificate;
-use mesh_types::{CoordinatorId, MeshConfig, MeshId, NodeName};
+use mesh_types::{CoordinatorAddress, CoordinatorId, MeshConfig, MeshId, MeshTime, NodeName};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ const FORMAT: u8 = 1;
 /// Present from the first word of a join until the membership file is there: a directory that has an identity key and
 /// neither of the two was a replica once.
 const JOINING: &str = "joining";
+
+/// One address a line, as they were advertised at the last start.
+const ADVERTISED: &str = "advertised";
 
 /// The data directory of one replica, held against every other process.
 #[derive(Debug)]
@@ -56,6 +60,28 @@ pub(crate) enum Origin {
     Founded(Found),
     /// It joined: whom it knew then, until it has the registry.
     Joined(MeshConfig),
+}
+
+/// Why a coordinator ends for good: no restart brings it back.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// The mesh goes on without it.
+    #[error(
+        "this coordinator ({0}) was removed from the mesh: stop it for good, or empty its data directory and join again"
+    )]
+    Removed(CoordinatorId),
+    /// The mesh is no more.
+    #[error(
+        "{said}; nothing serves from {root} again: for a new mesh move it away or use another --data-dir, or bring the \
+         mesh back from a backup with `meshctl coordinator restore` into another one",
+        root = .root.display()
+    )]
+    Ended {
+        /// Which mesh, and when.
+        said: String,
+        /// The directory.
+        root: PathBuf,
+    },
 }
 
 impl Home {
@@ -131,6 +157,39 @@ impl Home {
                 .with_context(|| format!("{} is damaged: restore it from a backup of this host", path.display())),
             _ => bail!("{} was written by another version: run that version", path.display()),
         }
+    }
+
+    /// Fails if the mesh of this directory was ended.
+    pub(crate) fn check_not_ended(&self) -> anyhow::Result<()> {
+        match read(&self.root.join(ENDED_FILE))? {
+            Some(said) => {
+                bail!(Gone::Ended { said: String::from_utf8_lossy(&said).trim().to_owned(), root: self.root.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Marks that the mesh of this directory was ended, for good.
+    pub(crate) fn retire(&self, mesh: MeshId, coordinator: CoordinatorId, at: MeshTime) -> anyhow::Result<()> {
+        let said = format!("mesh {mesh} was ended with its last coordinator, {coordinator}, at {at}\n");
+        self.replace(ENDED_FILE, said.as_bytes())
+    }
+
+    /// What was advertised when this replica last said so; none if it never did.
+    pub(crate) fn advertised(&self) -> anyhow::Result<Option<Vec<CoordinatorAddress>>> {
+        let path = self.root.join(ADVERTISED);
+        let Some(text) = read(&path)? else { return Ok(None) };
+        let addresses = std::str::from_utf8(&text).ok().map(|text| text.lines().map(str::parse).collect());
+        match addresses {
+            Some(Ok(addresses)) => Ok(Some(addresses)),
+            _ => bail!("{} is damaged: remove it, and what is advertised is announced again", path.display()),
+        }
+    }
+
+    /// Keeps what is advertised for the next start.
+    pub(crate) fn keep_advertised(&self, addresses: &[CoordinatorAddress]) -> anyhow::Result<()> {
+        let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        self.replace(ADVERTISED, lines.as_bytes())
     }
 
     /// Makes this directory that replica's: marks the Raft store, then writes the membership file.

@@ -137,7 +137,12 @@ async fn token_file(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Joins a mesh as a further replica. Repeating it after a lost answer gives the same identity.
-pub(crate) async fn join(home: &Home, options: &Serve, token: &JoinToken) -> anyhow::Result<(Standing, Disk)> {
+pub(crate) async fn join(
+    home: &Home,
+    options: &Serve,
+    token: &JoinToken,
+    understood: Level,
+) -> anyhow::Result<(Standing, Disk)> {
     home.begin_join()?;
     let key = home.identity()?;
     let request = v1::JoinClusterRequest {
@@ -147,7 +152,7 @@ pub(crate) async fn join(home: &Home, options: &Serve, token: &JoinToken) -> any
         certificate_request: certificate_request(&key)?.into(),
         name: name(options)?.to_string(),
         addresses: options.advertise.iter().map(ToString::to_string).collect(),
-        level: Level::SUPPORTED.0,
+        level: understood.0,
     };
     let reply = ask(token, request).await?;
     let config: MeshConfig = convert::nested("config", reply.config).context("answer to the join")?;

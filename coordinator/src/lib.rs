@@ -7,6 +7,7 @@ mod grpc;
 mod health;
 mod home;
 mod join;
+mod level;
 pub mod options;
 mod orders;
 mod peers;
@@ -18,6 +19,11 @@ mod recover;
 mod replica;
 pub mod run;
 mod sessions;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use home::Gone;
 
 use options::{Action, Options};
 

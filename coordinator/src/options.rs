@@ -46,13 +46,14 @@ pub struct Serve {
     /// Directory of keys and of the replicated log; made if it is missing.
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Where nodes and other coordinators reach this one: ADDR[:PORT]. Repeat it for several addresses.
+    /// Where nodes and other coordinators reach this one: ADDR[:PORT]. Repeat it for several addresses. It is announced
+    /// when it is not what the last start advertised; otherwise what `meshctl coordinator set-address` has set stays.
     #[arg(long, value_name = "ADDR[:PORT]", required = true)]
     pub advertise: Vec<CoordinatorAddress>,
     /// Unix socket for administration.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Makes a new mesh. Does nothing on a data directory that has one.
+    /// Makes a new mesh. Does nothing on a data directory that has one, and is refused on one whose mesh was ended.
     #[arg(long, conflicts_with = "join_token_file")]
     pub bootstrap: bool,
     /// Overlay range of the new mesh; at most one IPv4 and one IPv6 range. What is missing is drawn at random.

@@ -27,6 +27,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         ),
     };
     let home = Home::open(&options.data_dir)?;
+    home.check_not_ended()?;
     ensure!(
         home.standing()?.is_none(),
         "{} holds a coordinator already: restore into an empty directory",
@@ -66,6 +67,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
 /// Lets this replica go on alone.
 pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
     let home = Home::open(&options.data_dir)?;
+    home.check_not_ended()?;
     let standing = home.standing()?;
     let standing = standing.with_context(|| format!("{} holds no coordinator", options.data_dir.display()))?;
     let remains = home.store(&standing)?.remains().context("what is left of the log cannot be used")?;

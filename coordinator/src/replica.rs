@@ -1,6 +1,6 @@
 //! What all services of this process share, and the way a write takes from any replica to the leader and back.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::health::HealthTable;
 use crate::peers::{PeerError, Peers};
 use crate::raft::{ProposeError, Raft, View};
@@ -14,7 +14,7 @@ use mesh_proto::certificate::CertificateError;
 use mesh_proto::join_proof::Challenger;
 use mesh_proto::tls::{Credentials, Trust};
 use mesh_proto::{Authority, Member, v1};
-use mesh_types::{CoordinatorId, MeshId, RequestId};
+use mesh_types::{CoordinatorId, Level, MeshId, RequestId};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -35,6 +35,8 @@ pub(crate) const NOT_LEADER: &str = "this replica does not lead";
 pub(crate) struct Replica {
     pub(crate) mesh: MeshId,
     pub(crate) id: CoordinatorId,
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
     pub(crate) raft: Raft,
     pub(crate) peers: Peers,
     pub(crate) health: HealthTable,
@@ -142,7 +144,9 @@ impl Replica {
             return Err(Attempt::Again(NOT_LEADER.to_owned()));
         }
         self.clock.observe(self.view().read(Registry::time));
-        let time = self.clock.stamp(&self.witness()).map_err(|refusal| Attempt::Final(WriteError::Clock(refusal)))?;
+        let now = self.clock.read();
+        let time =
+            self.clock.stamp(&self.witness(now), now).map_err(|refusal| Attempt::Final(WriteError::Clock(refusal)))?;
         let entry = proposal.stamp(self.view().read(Registry::level), time);
         self.raft.propose(&entry).await.map_err(|error| match error {
             ProposeError::NotLeader(_) | ProposeError::Uncertain => Attempt::Again(error.to_string()),
@@ -181,13 +185,13 @@ impl Replica {
         }
     }
 
-    /// Who can vouch for this replica's clock.
-    pub(crate) fn witness(&self) -> Witness {
+    /// Who can vouch for this replica's clock, as it was read.
+    pub(crate) fn witness(&self, now: Reading) -> Witness {
         let voters = self.raft.status().voters;
         if voters.len() <= 1 {
             return Witness::Alone { confirmed: self.clock.is_confirmed() };
         }
-        Witness::Voters { offsets: self.health.offsets(&voters), voters: voters.len() }
+        Witness::Voters { offsets: self.health.offsets(&voters, now), voters: voters.len() }
     }
 
     /// Catches up with everything acknowledged so far, if that is possible soon. False: what is here may be stale.

@@ -3,17 +3,17 @@
 //! It ends on a signal, cleanly: nodes are sent elsewhere and leadership is handed over. It ends with an error when its
 //! store fails, when it was removed from the mesh, or when it cannot serve; a supervisor then starts it again.
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock, Source};
 use crate::grpc::{AdminService, ClusterService, MembershipService};
 use crate::health::{self, HealthTable};
-use crate::home::{Home, Origin, Standing};
+use crate::home::{Gone, Home, Origin, Standing};
 use crate::options::Serve;
 use crate::peers::Peers;
 use crate::raft::{Disk, Raft, Timing};
 use crate::rates::Rates;
 use crate::replica::{Replica, WRITE, WriteError};
 use crate::sessions::{self, Sessions};
-use crate::{exchange, join, random};
+use crate::{exchange, join, level, random};
 use anyhow::{Context as _, bail};
 use mesh_coordinator_core::Rejection;
 use mesh_coordinator_core::command::Found;
@@ -27,7 +27,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
-use mesh_types::{CoordinatorAddress, CoordinatorId};
+use mesh_types::{CoordinatorAddress, Level};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,10 +47,17 @@ const MAX_MESSAGE: usize = 16 << 20;
 const LINGER: Duration = Duration::from_millis(500);
 /// How often a leader compares Raft's membership with the registry.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often the own certificate's age is looked at.
-const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
 /// How long a replica that starts waits for the registry before it says that it is ready.
 const READY: Duration = Duration::from_secs(10);
+
+/// What a replica is made of besides its options.
+#[derive(Clone, Debug)]
+pub(crate) struct Nature {
+    /// The highest level of the log that it understands.
+    pub(crate) level: Level,
+    /// Its clocks.
+    pub(crate) clock: Arc<dyn Source>,
+}
 
 /// Serves until `stop` resolves.
 ///
@@ -58,15 +65,19 @@ const READY: Duration = Duration::from_secs(10);
 ///
 /// What keeps the replica from starting or from going on; the message says what to do.
 pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let home = Home::open(&options.data_dir)?;
+    run_as(Nature { level: Level::SUPPORTED, clock: Arc::new(clock::Host) }, options, stop).await
+}
+
+pub(crate) async fn run_as(nature: Nature, options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
-        became = become_replica(&home, &options) => became?,
+        became = become_replica(&home, &options, nature.level) => became?,
         () = &mut stop => return Ok(()),
     };
     let listener = listen(options.listen_address())?;
     let local = LocalListener::bind(&options.socket, access(&options)?).await?;
-    let (replica, mut tasks) = start(&home, &standing, disk, &options).await?;
+    let (replica, mut tasks) = start(&home, &standing, disk, nature, &options).await?;
 
     let failure = replica.raft.clone();
     let public = Server::builder()
@@ -108,7 +119,8 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
     ended
 }
 
-async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
+async fn become_replica(home: &Home, options: &Serve, understood: Level) -> anyhow::Result<(Standing, Disk)> {
+    home.check_not_ended()?;
     if let Some(standing) = home.standing()? {
         let disk = home.store(&standing)?;
         return Ok((standing, disk));
@@ -117,7 +129,7 @@ async fn become_replica(home: &Home, options: &Serve) -> anyhow::Result<(Standin
         return join::found(home, options).await;
     }
     match join::token(options).await? {
-        Some(token) => join::join(home, options, &token).await,
+        Some(token) => join::join(home, options, &token, understood).await,
         None => bail!(
             "{} is empty: make a new mesh with --bootstrap, or join one with --join-token-file or MESH_JOIN_TOKEN (a \
              token from `meshctl token create --role coordinator`)",
@@ -153,12 +165,13 @@ fn access(options: &Serve) -> anyhow::Result<Access> {
 }
 
 async fn start(
-    home: &Home,
+    home: &Arc<Home>,
     standing: &Standing,
     disk: Disk,
+    nature: Nature,
     options: &Serve,
 ) -> anyhow::Result<(Arc<Replica>, JoinSet<anyhow::Result<()>>)> {
-    let clock = Clock::new(options.clock_is_right);
+    let clock = Clock::of(nature.clock, options.clock_is_right);
     let (key, authority) = (home.identity()?, home.authority()?);
     let (mesh, id) = (standing.mesh, standing.coordinator);
     let certificate = authority.issue(Member::Coordinator(id), identity_key(&key), clock.now().mesh)?;
@@ -170,11 +183,12 @@ async fn start(
         peers.set(&config.coordinators);
     }
     let timing = Timing { election: options.election_timeout.to_std(), heartbeat: options.heartbeat.to_std() };
-    let raft = Raft::start(id, timing, disk, peers.clone()).await?;
+    let raft = Raft::start(id, timing, nature.level, disk, peers.clone()).await?;
     let (sessions, events) = Sessions::new();
     let replica = Arc::new(Replica {
         mesh,
         id,
+        level: nature.level,
         raft: raft.clone(),
         peers,
         health: HealthTable::default(),
@@ -197,9 +211,9 @@ async fn start(
     tasks.spawn(forever(health::watch(replica.clone())));
     tasks.spawn(forever(exchange::keep(replica.clone())));
     tasks.spawn(forever(keep_membership(replica.clone())));
-    tasks.spawn(forever(announce(replica.clone(), options.advertise.clone())));
-    tasks.spawn(forever(renew(replica.clone())));
-    tasks.spawn(follow(replica.clone()));
+    tasks.spawn(forever(level::keep(replica.clone())));
+    tasks.spawn(announce(replica.clone(), home.clone(), options.advertise.clone()));
+    tasks.spawn(follow(replica.clone(), home.clone()));
     Ok((replica, tasks))
 }
 
@@ -221,25 +235,30 @@ async fn establish(replica: &Replica, found: &Found) -> anyhow::Result<()> {
 }
 
 /// Takes over what the registry says: who the other coordinators are, and which CAs are trusted. Ends when this replica
-/// was removed, and Raft needs it no more: it may be the leader, or the vote that its own removal takes.
-async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
+/// was removed, and Raft needs it no more: it may be the leader, or the vote that its own removal takes; or when the mesh
+/// was ended.
+async fn follow(replica: Arc<Replica>, home: Arc<Home>) -> anyhow::Result<()> {
     let mut applied = replica.view().applied();
     let (mut known, mut told) = (None, false);
     loop {
         applied.mark_unchanged();
         let status = replica.raft.status();
-        let (config, leaving, time, removed) = replica.view().read(|registry| {
+        let (config, leaving, time, removed, ended) = replica.view().read(|registry| {
             let members = status.voters.iter().chain(&status.learners);
             let leaving: Vec<_> = members.filter_map(|id| registry.former_coordinator(*id)).cloned().collect();
             let removed = registry.former_coordinator(replica.id).is_some();
-            (registry.config().cloned(), leaving, registry.time(), removed)
+            (registry.config().cloned(), leaving, registry.time(), removed, registry.is_ended())
         });
         replica.clock.observe(time);
+        if ended {
+            home.retire(replica.mesh, replica.id, time)?;
+            return home.check_not_ended();
+        }
         if removed {
             // A Raft that has only just started does not say who votes.
             let votes = status.voters.is_empty() || status.voters.contains(&replica.id);
             if !status.leads && !votes {
-                bail!(Removed(replica.id));
+                bail!(Gone::Removed(replica.id));
             }
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!("removed from the mesh: going on until the others can do without");
@@ -257,18 +276,11 @@ async fn follow(replica: Arc<Replica>) -> anyhow::Result<()> {
         }
         tokio::select! {
             changed = applied.changed() => changed.context("the registry is gone")?,
-            () = replica.expelled.notified() => bail!(Removed(replica.id)),
+            () = replica.expelled.notified() => bail!(Gone::Removed(replica.id)),
             () = tokio::time::sleep(LOOK), if unsettled => {}
         }
     }
 }
-
-/// Why a coordinator ends for good: no restart brings it back.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "this coordinator ({0}) was removed from the mesh: stop it for good, or empty its data directory and join again"
-)]
-pub struct Removed(CoordinatorId);
 
 /// While this replica leads, brings Raft's membership to what the registry says.
 async fn keep_membership(replica: Arc<Replica>) {
@@ -282,51 +294,54 @@ async fn keep_membership(replica: Arc<Replica>) {
     }
 }
 
-/// Tells the others where this replica answers, when that is not what they know. The registry may be out of reach, and
-/// the leader may not know where to call: anyone who answers will do.
-async fn announce(replica: Arc<Replica>, addresses: Vec<CoordinatorAddress>) {
-    let request = v1::EnlistRequest {
-        coordinator: replica.id.0,
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-        level: mesh_types::Level::SUPPORTED.0,
-    };
+/// Tells the others where this replica answers, when it advertises something else than at its last start: what the
+/// operator has set since stays. The registry may be out of reach, and the leader may not know where to call: anyone who
+/// answers will do.
+async fn announce(replica: Arc<Replica>, home: Arc<Home>, addresses: Vec<CoordinatorAddress>) -> anyhow::Result<()> {
+    let registered =
+        || replica.view().read(|registry| registry.coordinator(replica.id).map(|own| own.addresses.clone()));
+    if home.advertised()?.as_ref() == Some(&addresses) {
+        tracing::info!("the same addresses are advertised as at the last start: what is registered stays");
+        return std::future::pending().await;
+    }
     loop {
-        let registered =
-            replica.view().read(|registry| registry.coordinator(replica.id).map(|own| own.addresses.clone()));
-        match registered {
-            Some(registered) if registered == addresses => return std::future::pending().await,
-            Some(_) => {
-                let command = mesh_coordinator_core::command::SetCoordinatorAddresses {
-                    coordinator: replica.id,
-                    addresses: addresses.clone(),
-                };
-                if replica.raft.status().leads {
-                    if let Err(error) = replica.write(command, None).await {
-                        tracing::warn!(%error, "new addresses not registered");
-                    }
-                } else {
-                    for peer in replica.peers.ids() {
-                        let request = request.clone();
-                        let call =
-                            replica.peers.call(peer, WRITE, |mut client| async move { client.enlist(request).await });
-                        match call.await {
-                            Ok(_) => break,
-                            Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
-                        }
-                    }
-                }
+        let held = registered();
+        if held.as_ref() == Some(&addresses) {
+            // What is applied so far may be older than what is registered.
+            if replica.catch_up().await && registered() == held {
+                break;
             }
-            None => {}
+        } else if held.is_some() {
+            announce_once(&replica, &addresses).await;
         }
         tokio::time::sleep(LOOK * 2 + random::jitter(LOOK * 2)).await;
     }
+    home.keep_advertised(&addresses)?;
+    std::future::pending().await
 }
 
-async fn renew(replica: Arc<Replica>) {
-    loop {
-        tokio::time::sleep(RENEWAL_LOOK).await;
-        if let Err(error) = replica.renew_own_certificate() {
-            tracing::error!(%error, "own certificate not renewed");
+async fn announce_once(replica: &Replica, addresses: &[CoordinatorAddress]) {
+    if replica.raft.status().leads {
+        let command = mesh_coordinator_core::command::SetCoordinatorAddresses {
+            coordinator: replica.id,
+            addresses: addresses.to_vec(),
+        };
+        if let Err(error) = replica.write(command, None).await {
+            tracing::warn!(%error, "new addresses not registered");
+        }
+        return;
+    }
+    let request = v1::EnlistRequest {
+        coordinator: replica.id.0,
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        level: replica.level.0,
+    };
+    for peer in replica.peers.ids() {
+        let request = request.clone();
+        let call = replica.peers.call(peer, WRITE, |mut client| async move { client.enlist(request).await });
+        match call.await {
+            Ok(_) => break,
+            Err(error) => tracing::debug!(coordinator = %peer, %error, "new addresses not told"),
         }
     }
 }

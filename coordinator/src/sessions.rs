@@ -352,7 +352,8 @@ mod tests {
     }
 
     async fn founded(disk: Disk) -> Raft {
-        let raft = Raft::start(CoordinatorId(1), Timing::default(), disk, Alone).await.unwrap();
+        let raft =
+            Raft::start(CoordinatorId(1), Timing::default(), mesh_types::Level::SUPPORTED, disk, Alone).await.unwrap();
         raft.initialize().await.unwrap();
         let (token, secret_hash) = (TokenId::from_bytes([1; 8]), Fingerprint::of(b"1"));
         let (ttl, uses) = (MeshDuration::from_secs(3_600), 9);
@@ -391,7 +392,7 @@ mod tests {
         sessions.tell(says(false)).await;
         assert_eq!(sessions.who_is_online(vec![node]).await, [true]);
 
-        write(&raft, RemoveCoordinator { coordinator: peer }).await;
+        write(&raft, RemoveCoordinator { coordinator: peer, destroy: false }).await;
         let ended = async { while heard.recv().await.is_some() {} };
         tokio::time::timeout(Duration::from_secs(20), ended).await.expect("its stream stays open");
         sessions.tell(says(true)).await;

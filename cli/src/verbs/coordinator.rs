@@ -7,9 +7,10 @@ use crate::reach::{self, ask, request_id};
 use crate::{output, programs};
 use anyhow::Context as _;
 use mesh_proto::v1::{
-    BackupRequest, CoordinatorInfo, ListCoordinatorsRequest, RemoveCoordinatorRequest, SetCoordinatorAddressesRequest,
-    TransferLeaderRequest,
+    BackupRequest, CoordinatorInfo, ListCoordinatorsRequest, ListNodesRequest, RemoveCoordinatorRequest,
+    SetCoordinatorAddressesRequest, TransferLeaderRequest,
 };
+use mesh_types::coordinator::ENDED_FILE;
 use mesh_types::{CoordinatorAddress, MeshDuration, MeshTime, Role};
 use serde::Serialize;
 use std::io::Write as _;
@@ -17,6 +18,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a coordinator that has ended may take until it is gone.
+const STOP: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One of what `meshctl coordinator list --json` prints.
 #[derive(Serialize)]
@@ -32,13 +38,20 @@ struct Listed {
     clock_offset_ms: Option<i64>,
     applied: Option<u64>,
     version: String,
+    /// The highest level of the log that it understands.
+    level: Option<u32>,
+    /// The log's own, which rises once every coordinator understands a higher one.
+    log_level: u32,
 }
 
 pub(super) async fn run(context: &Context, verb: Coordinator) -> Result<Exit, Failure> {
     match verb {
         Coordinator::List => list(context).await,
         Coordinator::Add { ttl, uses } => add(context, ttl, uses).await,
-        Coordinator::Remove { coordinator } => remove(context, coordinator).await,
+        Coordinator::Remove { coordinator, destroy: false } => remove(context, coordinator).await,
+        Coordinator::Remove { coordinator, destroy: true } => {
+            end_mesh(context, &coordinator).await.map(|()| Exit::Done)
+        }
         Coordinator::TransferLeader { to } => transfer_leader(context, to).await,
         Coordinator::SetAddress { addresses, of } => set_address(context, &addresses, of).await,
         Coordinator::Snapshot { file, passphrase } => snapshot(context, &file, &passphrase).await,
@@ -53,10 +66,10 @@ async fn fetch(context: &Context) -> Result<Vec<Listed>, Failure> {
     if !reply.fresh {
         output::note("meshctl: the coordinators have no quorum; this may be out of date");
     }
-    Ok(reply.coordinators.into_iter().map(|info| listed(info, reply.this)).collect())
+    Ok(reply.coordinators.into_iter().map(|info| listed(info, reply.this, reply.level)).collect())
 }
 
-fn listed(info: CoordinatorInfo, this: u64) -> Listed {
+fn listed(info: CoordinatorInfo, this: u64, log_level: u32) -> Listed {
     let record = info.record.unwrap_or_default();
     Listed {
         id: record.id,
@@ -69,6 +82,8 @@ fn listed(info: CoordinatorInfo, this: u64) -> Listed {
         clock_offset_ms: info.clock_offset,
         applied: info.applied,
         version: info.software,
+        level: info.level,
+        log_level,
     }
 }
 
@@ -78,7 +93,7 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
         output::json(&coordinators);
         return Ok(Exit::Done);
     }
-    let mut table = output::table(["ID", "NAME", "ADDRESS", "ROLE", "REACHABLE", "CLOCK", "APPLIED"]);
+    let mut table = output::table(["ID", "NAME", "ADDRESS", "ROLE", "REACHABLE", "CLOCK", "APPLIED", "LEVEL"]);
     for found in &coordinators {
         let this = if found.this { " (this)" } else { "" };
         let reachable = if found.reachable { "yes" } else { "no" };
@@ -90,9 +105,16 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
             output::verdict(reachable, found.reachable),
             found.clock_offset_ms.map(|offset| format!("{offset:+} ms")).unwrap_or_default(),
             found.applied.map(|index| index.to_string()).unwrap_or_default(),
+            found.level.map(|level| level.to_string()).unwrap_or_default(),
         ]);
     }
     output::print(&table);
+    if let Some(found) = coordinators.iter().find(|found| found.level.is_some_and(|level| level > found.log_level)) {
+        context.note(format_args!(
+            "The log stays at level {} until every coordinator understands more, and answers.",
+            found.log_level
+        ));
+    }
     Ok(Exit::Done)
 }
 
@@ -121,10 +143,59 @@ async fn add(context: &Context, ttl: MeshDuration, uses: u32) -> Result<Exit, Fa
 }
 
 async fn remove(context: &Context, coordinator: String) -> Result<Exit, Failure> {
-    let request = RemoveCoordinatorRequest { request_id: request_id()?, coordinator: coordinator.clone() };
+    let request =
+        RemoveCoordinatorRequest { request_id: request_id()?, coordinator: coordinator.clone(), destroy: false };
     ask(reach::ANSWER, reach::coordinator(&context.paths).await?.remove_coordinator(request)).await?;
     context.note(format_args!("{coordinator} is no coordinator any more; its data directory there is of no use now."));
     Ok(Exit::Done)
+}
+
+/// Ends the mesh with its last coordinator, which is this host's. Once it is ended, doing so again is no error.
+pub(super) async fn end_mesh(context: &Context, coordinator: &str) -> Result<(), Failure> {
+    let directory = context.paths.coordinator_data.display();
+    let mut client = match reach::coordinator(&context.paths).await {
+        Err(failure) if failure.exit == Exit::NotRunning => return check_ended(context),
+        reached => reached?,
+    };
+    let nodes = ask(reach::ANSWER, client.list_nodes(ListNodesRequest {})).await?.nodes;
+    let deadlines = nodes.iter().filter(|node| node.state == "active").filter_map(|node| node.record.as_ref());
+    let last = deadlines.map(|record| MeshTime(record.expires_at)).max();
+    let request =
+        RemoveCoordinatorRequest { request_id: request_id()?, coordinator: coordinator.to_owned(), destroy: true };
+    ask(reach::ANSWER, client.remove_coordinator(request)).await?;
+    drop(client);
+    let deadline = Instant::now() + STOP;
+    while reach::coordinator(&context.paths).await.is_ok() && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    context.note("The mesh is ended: nobody joins it or renews a key any more, and its join tokens are worthless.");
+    if let Some(last) = last {
+        context.note(format_args!("Its nodes keep their tunnels until their keys' deadlines, the last at {last};"));
+        context.note("`meshctl leave --force` on a node ends it there at once.");
+    }
+    context.note(format_args!("{directory} still holds the mesh CA's key and never serves again: delete it, or"));
+    context.note("move it away before a new mesh is made here.");
+    Ok(())
+}
+
+/// Fails unless the mesh was ended on this host before.
+pub(super) fn check_ended(context: &Context) -> Result<(), Failure> {
+    let said = std::fs::read_to_string(context.paths.coordinator_data.join(ENDED_FILE)).map_err(|_| {
+        Failure::new(Exit::NotRunning, "no coordinator runs here: a mesh is ended on the host of its last coordinator")
+    })?;
+    context.note(format_args!("It is so already: {}.", said.trim()));
+    Ok(())
+}
+
+/// What `meshctl leave` has to know: the coordinator of this host, and whether it is the last one.
+pub(super) async fn own(context: &Context) -> Result<Option<(String, bool)>, Failure> {
+    match reach::coordinator(&context.paths).await {
+        Err(failure) if failure.exit == Exit::NotRunning => return Ok(None),
+        reached => drop(reached?),
+    }
+    let all = fetch(context).await?;
+    let alone = all.len() == 1;
+    Ok(all.into_iter().find(|found| found.this).map(|found| (found.name, alone)))
 }
 
 async fn transfer_leader(context: &Context, to: Option<String>) -> Result<Exit, Failure> {

@@ -58,8 +58,15 @@ pub(super) async fn create(
     ttl: MeshDuration,
     uses: u32,
 ) -> Result<CreateTokenReply, Failure> {
-    let request = CreateTokenRequest { request_id: request_id()?, role: role.to_string(), ttl: ttl.0, uses };
-    ask(reach::ANSWER, reach::coordinator(&context.paths).await?.create_token(request)).await
+    create_as(context, &request(role, ttl, uses)?).await
+}
+
+async fn create_as(context: &Context, request: &CreateTokenRequest) -> Result<CreateTokenReply, Failure> {
+    ask(reach::ANSWER, reach::coordinator(&context.paths).await?.create_token(request.clone())).await
+}
+
+fn request(role: Role, ttl: MeshDuration, uses: u32) -> Result<CreateTokenRequest, Failure> {
+    Ok(CreateTokenRequest { request_id: request_id()?, role: role.to_string(), ttl: ttl.0, uses })
 }
 
 /// Makes a join token at a coordinator that has just started, as soon as it has found its leader.
@@ -70,8 +77,10 @@ pub(super) async fn create_when_ready(
     uses: u32,
 ) -> Result<CreateTokenReply, Failure> {
     let deadline = Instant::now() + SETTLE;
+    // The same each time: an attempt that failed may have made the token nevertheless.
+    let request = request(role, ttl, uses)?;
     loop {
-        match create(context, role, ttl, uses).await {
+        match create_as(context, &request).await {
             Err(failure) if failure.exit == Exit::Unreachable && Instant::now() < deadline => {
                 tokio::time::sleep(ASK_AGAIN).await;
             }

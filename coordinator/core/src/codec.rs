@@ -62,9 +62,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The level, if this binary understands it.
-pub(crate) fn supported(level: Level) -> Result<Level, DecodeError> {
-    if level > Level::SUPPORTED { Err(DecodeError::UnknownLevel(level)) } else { Ok(level) }
+/// The level, if it is understood.
+pub(crate) fn within(understood: Level, level: Level) -> Result<Level, DecodeError> {
+    if level > understood { Err(DecodeError::UnknownLevel(level)) } else { Ok(level) }
 }
 
 pub(crate) fn put_cbor<T: Serialize>(out: &mut Vec<u8>, value: &T) {

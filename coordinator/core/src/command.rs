@@ -200,6 +200,9 @@ pub struct SetCoordinatorAddresses {
 pub struct RemoveCoordinator {
     /// Which.
     pub coordinator: CoordinatorId,
+    /// It is the last one, and the mesh ends with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub destroy: bool,
 }
 
 /// Fields of [`Command::SetKeyTtl`].
@@ -274,15 +277,20 @@ impl Entry {
 
     /// Reads the byte form. On any error the replica must stop before applying: what it cannot read, others applied.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_within(Level::SUPPORTED, bytes)
+    }
+
+    /// Does the same for a replica that understands up to another level than this binary.
+    pub fn decode_within(understood: Level, bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.format("log entry", ENTRY_FORMAT)?;
-        let level = codec::supported(Level(u32::from_be_bytes(reader.take()?)))?;
+        let level = codec::within(understood, Level(u32::from_be_bytes(reader.take()?)))?;
         let kind = u16::from_be_bytes(reader.take()?);
         let time = MeshTime(u64::from_be_bytes(reader.take()?));
         let request = take_request(&mut reader)?;
         let command = Command::decode_fields(kind, reader.rest())?;
         if let Command::RaiseLevel(raise) = &command {
-            codec::supported(raise.level)?;
+            codec::within(understood, raise.level)?;
         }
         Ok(Self { level, time, request, command })
     }

@@ -4,6 +4,7 @@ pub mod clock;
 mod codec;
 pub mod command;
 pub mod hub;
+pub mod level;
 pub mod presence;
 pub mod rate;
 pub mod registry;

@@ -189,9 +189,22 @@ pub enum Rejection {
     CoordinatorIdSpent(CoordinatorId),
     /// The mesh must keep one coordinator.
     #[error(
-        "coordinator {0} is the last one, and without it the mesh has no authority: to end the mesh, stop it and delete its data directory"
+        "coordinator {0} is the last one: without it the mesh ends, nobody joins it any more, and its nodes lose each other as their keys expire; add another first, or end the mesh with --destroy"
     )]
     LastCoordinator(CoordinatorId),
+    /// A mesh that has other coordinators does not end with this one.
+    #[error(
+        "coordinator {coordinator} is not the last one, {others} more would go on: remove those first, or this one without --destroy"
+    )]
+    NotLastCoordinator {
+        /// Which.
+        coordinator: CoordinatorId,
+        /// How many others there are.
+        others: usize,
+    },
+    /// The mesh is no more.
+    #[error("mesh {0} was ended with its last coordinator: make a new one with `meshctl init`")]
+    MeshEnded(MeshId),
     /// A coordinator without address, or with too many.
     #[error("a coordinator needs 1 to {max} addresses, got {0}", max = limits::MAX_COORDINATOR_ADDRESSES)]
     AddressCount(usize),
@@ -204,7 +217,7 @@ pub enum Rejection {
     /// Key lifetime out of range.
     #[error("key lifetime {0} is out of range: choose from {min} to {max}", min = limits::MIN_KEY_TTL, max = limits::MAX_KEY_TTL)]
     KeyTtl(MeshDuration),
-    /// The log's language never goes back, and goes on only to what is understood.
+    /// The log's language never goes back.
     #[error("log level {} cannot follow level {}", .wanted.0, .current.0)]
     LevelOrder {
         /// Now.

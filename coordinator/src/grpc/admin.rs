@@ -5,7 +5,7 @@ use super::cluster::read_addresses;
 use super::membership::request_id;
 use super::status::{malformed, unexpected};
 use crate::replica::Replica;
-use crate::{backup, orders};
+use crate::{backup, orders, token};
 use bytes::Bytes;
 use mesh_coordinator_core::command::{
     AllowNode, CreateToken, RemoveCoordinator, RemoveNode, RenameNode, RevokeToken, SetCoordinatorAddresses, SetKeyTtl,
@@ -15,10 +15,7 @@ use mesh_proto::convert::{field, text};
 use mesh_proto::local::peer;
 use mesh_proto::v1::admin_server::Admin;
 use mesh_proto::{Wire as _, v1};
-use mesh_types::{
-    CoordinatorAddress, CoordinatorId, Fingerprint, JoinToken, MeshDuration, NodeId, NodeState, Role, TokenId,
-    TokenSecret,
-};
+use mesh_types::{CoordinatorAddress, CoordinatorId, Fingerprint, JoinToken, MeshDuration, NodeId, NodeState, Role};
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -40,12 +37,11 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::CreateTokenReply>, Status> {
         let request = privileged(request)?;
         let role: Role = text("role", &request.role).map_err(malformed)?;
-        let (id, secret) =
-            (TokenId::from_bytes(crate::random::bytes()), TokenSecret::from_bytes(crate::random::bytes()));
+        let asked = request_id(&request.request_id)?;
+        let (id, secret) = token::draw(&self.0.authority, asked);
         let command =
             CreateToken { id, secret_hash: secret.hash(), role, ttl: MeshDuration(request.ttl), uses: request.uses };
-        // The secret is drawn here, so a repeated request makes another token; the first then ends unused.
-        let Reply::TokenCreated { id, expires_at } = self.0.write(command, None).await? else {
+        let Reply::TokenCreated { id, expires_at } = self.0.write(command, asked).await? else {
             return Err(unexpected());
         };
         let authority = Fingerprint::of(&self.0.authority.certificate().0);
@@ -150,10 +146,11 @@ impl Admin for AdminService {
         _request: Request<v1::ListCoordinatorsRequest>,
     ) -> Result<Response<v1::ListCoordinatorsReply>, Status> {
         let fresh = self.0.catch_up().await;
-        let (records, epoch) = self.0.view().read(|registry| (registry.coordinators().to_vec(), registry.epoch()));
+        let (records, epoch, level) =
+            self.0.view().read(|registry| (registry.coordinators().to_vec(), registry.epoch(), registry.level()));
         let coordinators = records.iter().map(|record| self.coordinator_info(record)).collect();
         let epoch = epoch.map(|epoch| epoch.to_wire());
-        Ok(Response::new(v1::ListCoordinatorsReply { coordinators, this: self.0.id.0, fresh, epoch }))
+        Ok(Response::new(v1::ListCoordinatorsReply { coordinators, this: self.0.id.0, fresh, epoch, level: level.0 }))
     }
 
     async fn remove_coordinator(
@@ -161,8 +158,16 @@ impl Admin for AdminService {
         request: Request<v1::RemoveCoordinatorRequest>,
     ) -> Result<Response<v1::RemoveCoordinatorReply>, Status> {
         let request = privileged(request)?;
-        let coordinator = self.coordinator(&request.coordinator).await?;
-        self.0.write(RemoveCoordinator { coordinator }, request_id(&request.request_id)?).await?;
+        let coordinator = match self.coordinator(&request.coordinator).await {
+            Ok(coordinator) => coordinator,
+            // Removing twice is no error: it is removed.
+            Err(_) if !request.destroy && self.is_former(&request.coordinator) => {
+                return Ok(Response::new(v1::RemoveCoordinatorReply {}));
+            }
+            Err(status) => return Err(status),
+        };
+        let command = RemoveCoordinator { coordinator, destroy: request.destroy };
+        self.0.write(command, request_id(&request.request_id)?).await?;
         Ok(Response::new(v1::RemoveCoordinatorReply {}))
     }
 
@@ -243,6 +248,10 @@ impl AdminService {
             .ok_or_else(|| Status::not_found(format!("coordinator {text:?} not known: see `meshctl coordinator list`")))
     }
 
+    fn is_former(&self, text: &str) -> bool {
+        self.0.view().read(|registry| registry.former_coordinator_by_name_or_id(text).is_some())
+    }
+
     /// Looks here first, and again after catching up if nothing is found.
     async fn lookup<T>(&self, find: impl Fn(&Registry) -> Option<T>) -> Option<T> {
         if self.0.view().read(|registry| registry.config().is_none()) {
@@ -265,13 +274,14 @@ impl AdminService {
             _ => "learner",
         };
         let own = record.id == self.0.id;
-        let condition = self.0.health.recent(record.id);
+        let (condition, now) = (self.0.health.recent(record.id), self.0.clock.read());
         v1::CoordinatorInfo {
             record: Some(record.to_wire()),
             role: role.to_owned(),
             reachable: own || condition.is_some(),
-            clock_offset: if own { Some(0) } else { condition.as_ref().map(|condition| condition.offset) },
+            clock_offset: if own { Some(0) } else { condition.as_ref().map(|condition| condition.offset(now)) },
             applied: if own { Some(status.applied) } else { condition.as_ref().map(|condition| condition.applied) },
+            level: if own { Some(self.0.level.0) } else { condition.as_ref().map(|condition| condition.level.0) },
             software: match condition {
                 _ if own => env!("CARGO_PKG_VERSION").to_owned(),
                 Some(condition) => condition.software,

@@ -9,7 +9,7 @@ use crate::sessions::{Event, Sessions};
 use crate::{exchange, orders};
 use bytes::Bytes;
 use mesh_coordinator_core::command::{JoinCoordinator, SetCoordinatorAddresses};
-use mesh_coordinator_core::{Proposal, Rejection, Reply};
+use mesh_coordinator_core::{Proposal, Registry, Rejection, Reply};
 use mesh_proto::certificate::read_request;
 use mesh_proto::convert::{capped, certificate, field, text};
 use mesh_proto::v1::cluster_server::Cluster;
@@ -35,7 +35,10 @@ impl Cluster for ClusterService {
     ) -> Result<Response<v1::JoinClusterReply>, Status> {
         let remote = connection(&request)?.remote;
         self.0.ration(Act::CallAsStranger(remote.ip()))?;
-        let join = self.read_join(request.into_inner())?;
+        let request = request.into_inner();
+        self.check_mesh(&request.mesh)?;
+        self.check_level("the new coordinator", request.level).await?;
+        let join = self.read_join(request)?;
         self.0.precheck(|registry| registry.judge_coordinator_join(&join)).await?;
         match self.0.write(join, None).await? {
             Reply::Coordinator(record) => {
@@ -81,6 +84,7 @@ impl Cluster for ClusterService {
                 request.coordinator
             )));
         }
+        self.check_level(&format!("coordinator {coordinator}"), request.level).await?;
         let addresses = read_addresses(&request.addresses)?;
         // At once, so that it is reached where it is now, also while there is no quorum; and then for all.
         self.0.peers.relocate(coordinator, addresses.clone());
@@ -114,10 +118,10 @@ impl Cluster for ClusterService {
         calling_replica(&self.0, &request)?;
         let status = self.0.raft.status();
         Ok(Response::new(v1::HealthReply {
-            time: self.0.clock.wall().0,
+            time: self.0.clock.read().wall.0,
             applied: status.applied,
             leader: status.leader.map(|id| id.0),
-            level: Level::SUPPORTED.0,
+            level: self.0.level.0,
             software: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
@@ -135,15 +139,25 @@ impl ClusterService {
         )))
     }
 
+    /// Refuses who does not understand the log, before it gets any of it. Without a quorum the level known here counts.
+    async fn check_level(&self, who: &str, understood: u32) -> Result<(), Status> {
+        let judge = || {
+            let level = self.0.view().read(Registry::level);
+            if Level(understood) >= level {
+                return Ok(());
+            }
+            Err(Status::failed_precondition(format!(
+                "the mesh's log has level {}, {who} understands up to {understood}: install the version that the other \
+                 coordinators run (see `meshctl coordinator list`)",
+                level.0
+            )))
+        };
+        judge()?;
+        self.0.catch_up().await;
+        judge()
+    }
+
     fn read_join(&self, request: v1::JoinClusterRequest) -> Result<JoinCoordinator, Status> {
-        self.check_mesh(&request.mesh)?;
-        let level = self.0.view().read(mesh_coordinator_core::Registry::level);
-        if Level(request.level) < level {
-            return Err(Status::failed_precondition(format!(
-                "the mesh's log has level {}, the new coordinator understands up to {}: upgrade it",
-                level.0, request.level
-            )));
-        }
         let token: TokenId = field("token_id", &request.token_id).map_err(malformed)?;
         let secret: TokenSecret = field("token_secret", &request.token_secret).map_err(malformed)?;
         let der = certificate("certificate_request", &request.certificate_request).map_err(malformed)?;

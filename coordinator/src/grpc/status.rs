@@ -49,6 +49,8 @@ fn code(rejection: &Rejection) -> Code {
         Rejection::NotFounded
         | Rejection::CoordinatorIdSpent(_)
         | Rejection::LastCoordinator(_)
+        | Rejection::NotLastCoordinator { .. }
+        | Rejection::MeshEnded(_)
         | Rejection::LevelOrder { .. }
         | Rejection::EpochOrder { .. } => Code::FailedPrecondition,
     }

@@ -39,6 +39,7 @@ pub(super) mod key {
 pub(super) type PlaceAndContent = (Vec<u8>, Vec<u8>);
 
 /// One thing to write.
+#[cfg_attr(test, derive(Clone))]
 pub(super) enum Write {
     /// Entries by index.
     Append(Vec<(u64, Vec<u8>)>),
@@ -122,15 +123,18 @@ impl Disk {
             ),
             other => io::Error::other(format!("cannot open the Raft store {}: {other}", path.display())),
         })?;
-        let setup = || -> Result<(), redb::Error> {
-            let transaction = database.begin_write()?;
-            transaction.open_table(LOG)?;
-            transaction.open_table(META)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        setup()
-            .map_err(|error| io::Error::other(format!("cannot set up the Raft store {}: {error}", path.display())))?;
+        Self::over(database)
+            .map_err(|error| io::Error::other(format!("cannot set up the Raft store {}: {error}", path.display())))
+    }
+
+    /// Opens a store that lies elsewhere than in a file.
+    #[cfg(test)]
+    pub(super) fn on(backend: impl redb::StorageBackend) -> io::Result<Self> {
+        Self::over(redb::Builder::new().create_with_backend(backend).map_err(io::Error::other)?)
+    }
+
+    fn over(database: Database) -> io::Result<Self> {
+        set_up(&database).map_err(io::Error::other)?;
         let database = Arc::new(database);
         let (queue, receiver) = mpsc::channel();
         let thread = std::thread::Builder::new().name("raft-disk".into()).spawn({
@@ -187,11 +191,21 @@ impl Disk {
     }
 }
 
+/// Makes the tables, so that reading finds them.
+pub(super) fn set_up(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(LOG)?;
+    transaction.open_table(META)?;
+    transaction.commit()?;
+    Ok(())
+}
+
 fn named(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("cannot open the Raft store {}: {error}", path.display()))
 }
 
-fn write_loop(database: &Database, queue: &mpsc::Receiver<(Write, Done)>) {
+/// Writes what comes through the queue until it is closed.
+pub(super) fn write_loop(database: &Database, queue: &mpsc::Receiver<(Write, Done)>) {
     let mut committed = None;
     let mut failed: Option<String> = None;
     while let Ok(first) = queue.recv() {

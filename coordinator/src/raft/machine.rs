@@ -10,6 +10,7 @@ use super::types::{LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Typ
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use mesh_coordinator_core::{Entry, Registry};
+use mesh_types::Level;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{LogIdOptionExt as _, OptionalSend};
 use std::io;
@@ -47,14 +48,15 @@ pub(crate) struct Machine {
     state: Arc<RwLock<State>>,
     applied: watch::Sender<u64>,
     disk: Disk,
+    understood: Level,
 }
 
 impl Machine {
-    /// An empty machine; Raft fills it from the snapshot and the log on disk.
-    pub(crate) fn new(disk: Disk) -> (Self, View) {
+    /// An empty machine that understands the log up to a level; Raft fills it from the snapshot and the log on disk.
+    pub(crate) fn new(disk: Disk, understood: Level) -> (Self, View) {
         let state = Arc::new(RwLock::new(State::default()));
         let (sender, applied) = watch::channel(0);
-        (Self { state: state.clone(), applied: sender, disk }, View { state, applied })
+        (Self { state: state.clone(), applied: sender, disk, understood }, View { state, applied })
     }
 
     fn publish(&self) {
@@ -64,7 +66,7 @@ impl Machine {
 
     fn apply_one(&self, (entry, responder): EntryResponder<Types>) -> io::Result<()> {
         let decoded = match &entry.payload {
-            Payload::Normal(bytes) => Some(Entry::decode(&bytes.0).map_err(|error| {
+            Payload::Normal(bytes) => Some(Entry::decode_within(self.understood, &bytes.0).map_err(|error| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!(
@@ -115,7 +117,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
-        let registry = Registry::decode(&snapshot).map_err(|error| {
+        let registry = Registry::decode_within(self.understood, &snapshot).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("snapshot of the registry is not understood: {error}"))
         })?;
         // At start Raft installs what is on disk already.

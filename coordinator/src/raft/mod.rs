@@ -25,7 +25,7 @@ use machine::Machine;
 #[cfg(test)]
 use mesh_coordinator_core::Registry;
 use mesh_coordinator_core::{Entry, Reply};
-use mesh_types::{CoordinatorId, MeshId};
+use mesh_types::{CoordinatorId, Level, MeshId};
 use network::{Append, ChunkReply, Network, QuorumWatch, SnapshotChunk};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -153,11 +153,12 @@ impl Disk {
 }
 
 impl Raft {
-    /// Starts Raft on `disk` as replica `id`. It takes part from now on, but knows no other replica before it was
+    /// Starts Raft on `disk` as replica `id`, which understands the log up to a level. It takes part from now on, but knows no other replica before it was
     /// [initialised](Self::initialize) or a leader calls.
     pub(crate) async fn start<T: Transport>(
         id: CoordinatorId,
         timing: Timing,
+        understood: Level,
         disk: Disk,
         transport: T,
     ) -> anyhow::Result<Self> {
@@ -168,6 +169,8 @@ impl Raft {
             election_timeout_max: millis(timing.election).saturating_mul(2),
             heartbeat_interval: millis(timing.heartbeat),
             enable_pre_vote: Some(true),
+            // The commit index is written lazily: a leader that came back as one would answer reads from before it.
+            enable_leader_restore: Some(false),
             // A leader that has lost its quorum falls silent in turns, so that who hears it alone is free to elect
             // another: no shorter than its lease and an election.
             quorum_loss_probe_interval: Some(millis(timing.election).saturating_mul(4)),
@@ -178,12 +181,16 @@ impl Raft {
         };
         let config = Arc::new(config.validate()?);
         let log = LogStore::load(disk.clone())?;
-        let (machine, view) = Machine::new(disk);
+        let (machine, view) = Machine::new(disk, understood);
         let quorum = QuorumWatch::default();
         let network = Network { id: id.0, transport, quorum: quorum.clone() };
         let inner = openraft::Raft::new(id.0, config, network, log, machine).await?;
         // Nobody else sets it.
         let _ = quorum.0.set(inner.metrics());
+        if inner.metrics().borrow_watched().membership_config.voter_ids().eq([id.0]) {
+            // There is nobody whose election it could disturb.
+            inner.trigger().elect(false).await?;
+        }
         Ok(Self {
             id: id.0,
             inner,

@@ -1,5 +1,8 @@
 //! The store under openraft's own suite, and small clusters whose messages are function calls.
 
+mod platter;
+mod power;
+
 use super::log::LogStore;
 use super::machine::Machine;
 use super::membership::answers;
@@ -7,9 +10,7 @@ use super::types::{SnapshotMeta, Types, Vote};
 use super::*;
 use mesh_coordinator_core::command::{Command, CreateToken, Found, RevokeToken};
 use mesh_types::netmap::Certificate;
-use mesh_types::{
-    CoordinatorRecord, Epoch, Fingerprint, IdentityKey, Level, MeshDuration, MeshTime, Overlay, Role, TokenId,
-};
+use mesh_types::{CoordinatorRecord, Epoch, Fingerprint, IdentityKey, MeshDuration, MeshTime, Overlay, Role, TokenId};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use std::path::Path;
@@ -20,7 +21,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<Types>> {
         let root = tempfile::tempdir().unwrap();
         let disk = Disk::open(&root.path().join("raft.redb")).unwrap();
-        Ok((root, LogStore::load(disk.clone()).unwrap(), Machine::new(disk).0))
+        Ok((root, LogStore::load(disk.clone()).unwrap(), Machine::new(disk, Level::SUPPORTED).0))
     }
 }
 
@@ -67,9 +68,13 @@ impl Switchboard {
             disk.is_some()
         })
         .await;
-        let disk = disk.unwrap();
+        self.start_on(id, disk.unwrap()).await
+    }
+
+    async fn start_on(&self, id: u64, disk: Disk) -> Raft {
         let timing = Timing { election: Duration::from_millis(150), heartbeat: Duration::from_millis(30) };
-        let raft = Raft::start(CoordinatorId(id), timing, disk, Line(id, self.clone())).await.unwrap();
+        let raft =
+            Raft::start(CoordinatorId(id), timing, Level::SUPPORTED, disk, Line(id, self.clone())).await.unwrap();
         self.0.lock().unwrap().replicas.insert(id, raft.clone());
         raft
     }
@@ -180,6 +185,11 @@ async fn voters(board: &Switchboard, root: &Path, count: u64) -> Vec<Raft> {
         all.push(board.start(id, root).await);
         write(&first, join(1, id)).await.granted().unwrap();
     }
+    until_all_vote(&first, count).await;
+    all
+}
+
+async fn until_all_vote(first: &Raft, count: u64) {
     for _ in 0..500 {
         let _ = first.step_membership().await;
         let voters = first.status().voters.len() as u64;
@@ -190,7 +200,6 @@ async fn voters(board: &Switchboard, root: &Path, count: u64) -> Vec<Raft> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(first.status().voters.len() as u64, count);
-    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +255,7 @@ async fn leadership_moves_on_request_and_a_removed_leader_hands_over() {
     let [first, second, third] = three(&board, root.path()).await;
     assert_eq!(first.transfer_leader(Some(CoordinatorId(3))).await, Ok(CoordinatorId(3)));
     eventually("three leads", || third.status().leads).await;
-    let remove = mesh_coordinator_core::command::RemoveCoordinator { coordinator: CoordinatorId(3) };
+    let remove = mesh_coordinator_core::command::RemoveCoordinator { coordinator: CoordinatorId(3), destroy: false };
     write(&third, entry(remove)).await.granted().unwrap();
     for _ in 0..500 {
         for raft in [&first, &second, &third] {

@@ -184,6 +184,19 @@ impl Coordinator {
         self.admin().await.list_coordinators(v1::ListCoordinatorsRequest {}).await.unwrap().into_inner()
     }
 
+    /// Where it answers itself, as the registry says.
+    pub async fn own_addresses(&mut self) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let listed = self.coordinators().await;
+            let mut records = listed.coordinators.into_iter().filter_map(|one| one.record);
+            if listed.fresh {
+                return records.find(|record| record.id == listed.this).unwrap().addresses;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not catch up");
+        }
+    }
+
     pub async fn nodes(&mut self) -> v1::ListNodesReply {
         self.admin().await.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner()
     }
@@ -195,6 +208,15 @@ impl Drop for Coordinator {
             eprintln!("--- log of {} ---\n{}", self.root.display(), self.log());
         }
         self.kill();
+    }
+}
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

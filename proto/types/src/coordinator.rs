@@ -13,6 +13,9 @@ use thiserror::Error;
 /// TCP port of a coordinator's gRPC where an address names none.
 pub const DEFAULT_COORDINATOR_PORT: u16 = 8551;
 
+/// The file in a coordinator's data directory that says that its mesh was ended. No replica starts from there again.
+pub const ENDED_FILE: &str = "ended";
+
 /// The host part of an address.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Host {

@@ -11,7 +11,7 @@ use crate::command::{
 use crate::reply::{KeyHolder, Rejection, Reply};
 use mesh_types::epoch::EpochOrder;
 use mesh_types::{
-    CoordinatorAddress, CoordinatorId, CoordinatorRecord, Level, MeshConfig, MeshDuration, Overlay, Role, limits,
+    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, Overlay, Role, limits,
 };
 use std::collections::BTreeMap;
 
@@ -43,6 +43,7 @@ impl Registry {
             next_coordinator: following(FIRST),
             coordinator_enrolments: BTreeMap::new(),
             former_coordinators: BTreeMap::new(),
+            ended: false,
         });
         Ok(Reply::Done)
     }
@@ -100,6 +101,9 @@ impl Registry {
 
     pub(super) fn remove_coordinator(&mut self, remove: &RemoveCoordinator) -> Result<Reply, Rejection> {
         let id = remove.coordinator;
+        if remove.destroy {
+            return self.end_mesh(id);
+        }
         let mesh = self.mesh()?;
         if mesh.former_coordinators.contains_key(&id) {
             return Ok(Reply::CoordinatorRemoved(id));
@@ -110,6 +114,17 @@ impl Registry {
         }
         self.change_config(|config| config.coordinators.retain(|c| c.id != id))?;
         self.retire(record)?;
+        Ok(Reply::CoordinatorRemoved(id))
+    }
+
+    /// Nodes see nothing of it: they keep the settings by which a coordinator that is restored would find them again.
+    fn end_mesh(&mut self, id: CoordinatorId) -> Result<Reply, Rejection> {
+        self.coordinator(id).ok_or(Rejection::CoordinatorUnknown(id))?;
+        let others = self.coordinators().len() - 1;
+        if others > 0 {
+            return Err(Rejection::NotLastCoordinator { coordinator: id, others });
+        }
+        self.mesh_mut()?.ended = true;
         Ok(Reply::CoordinatorRemoved(id))
     }
 
@@ -124,7 +139,8 @@ impl Registry {
     pub(super) fn raise_level(&mut self, raise: &RaiseLevel) -> Result<Reply, Rejection> {
         self.mesh()?;
         let current = self.state.level;
-        if raise.level < current || raise.level > Level::SUPPORTED {
+        // One above what this replica understands does not come so far: decoding it stops the replica.
+        if raise.level < current {
             return Err(Rejection::LevelOrder { current, wanted: raise.level });
         }
         self.state.level = raise.level;

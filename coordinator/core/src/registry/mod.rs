@@ -21,8 +21,7 @@ use crate::codec::{self, DecodeError, Reader};
 use crate::command::{Command, Entry};
 use crate::reply::{Rejection, Reply};
 use index::Index;
-use mesh_types::Fingerprint;
-use mesh_types::{MeshConfig, Revision};
+use mesh_types::{Fingerprint, Level, MeshConfig, Revision};
 use state::{Mesh, State};
 
 pub use read::LookupError;
@@ -67,9 +66,14 @@ impl Registry {
 
     /// Reads the byte form. A format or level of a later version is an error that says so.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode_within(Level::SUPPORTED, bytes)
+    }
+
+    /// Does the same for a replica that understands up to another level than this binary.
+    pub fn decode_within(understood: Level, bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         reader.format("registry snapshot", FORMAT)?;
-        codec::supported(mesh_types::Level(u32::from_be_bytes(reader.take()?)))?;
+        codec::within(understood, Level(u32::from_be_bytes(reader.take()?)))?;
         let state: State = codec::from_cbor("registry snapshot", reader.rest())?;
         Ok(Self { index: Index::of(&state), state })
     }
@@ -80,6 +84,10 @@ impl Registry {
     }
 
     fn execute(&mut self, command: &Command) -> Result<Reply, Rejection> {
+        let ends = matches!(command, Command::RemoveCoordinator(remove) if remove.destroy);
+        if self.is_ended() && !ends {
+            return Err(Rejection::MeshEnded(self.mesh()?.config.mesh));
+        }
         match command {
             Command::Found(found) => self.found(found),
             Command::CreateToken(create) => self.create_token(create),

@@ -48,6 +48,11 @@ impl Registry {
         self.state.mesh.as_ref().map(|mesh| mesh.epoch)
     }
 
+    /// Whether the mesh was ended: nothing changes any more.
+    pub fn is_ended(&self) -> bool {
+        self.state.mesh.as_ref().is_some_and(|mesh| mesh.ended)
+    }
+
     /// The settings that every node holds; `None` before the mesh is founded.
     pub fn config(&self) -> Option<&MeshConfig> {
         self.state.mesh.as_ref().map(|mesh| &mesh.config)
@@ -116,6 +121,13 @@ impl Registry {
     pub fn coordinator_by_name_or_id(&self, text: &str) -> Option<&CoordinatorRecord> {
         let by_id = text.parse().ok().and_then(|id| self.coordinator(CoordinatorId(id)));
         by_id.or_else(|| self.coordinators().iter().find(|record| record.name.as_str().eq_ignore_ascii_case(text)))
+    }
+
+    /// The removed coordinator meant by an id or a name; of several that had the name, the last.
+    pub fn former_coordinator_by_name_or_id(&self, text: &str) -> Option<&CoordinatorRecord> {
+        let former = &self.state.mesh.as_ref()?.former_coordinators;
+        let by_id = text.parse().ok().and_then(|id| former.get(&CoordinatorId(id)));
+        by_id.or_else(|| former.values().rev().find(|record| record.name.as_str().eq_ignore_ascii_case(text)))
     }
 
     /// A coordinator that was removed; its id and key are barred.

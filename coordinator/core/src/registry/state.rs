@@ -35,6 +35,9 @@ pub(super) struct Mesh {
     /// By which token each coordinator joined; the first one has none.
     pub(super) coordinator_enrolments: BTreeMap<CoordinatorId, Enrolment>,
     pub(super) former_coordinators: BTreeMap<CoordinatorId, CoordinatorRecord>,
+    /// Its last coordinator was removed. Nothing changes any more, and nodes keep what they hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) ended: bool,
 }
 
 /// A member.

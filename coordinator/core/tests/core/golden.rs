@@ -61,7 +61,7 @@ fn log_of_level_1() -> Vec<Entry> {
         RemoveNode { node: node(1) }.into(),
         AllowNode { node: node(1) }.into(),
         RemoveNode { node: node(2) }.into(),
-        RemoveCoordinator { coordinator: CoordinatorId(3) }.into(),
+        RemoveCoordinator { coordinator: CoordinatorId(3), destroy: false }.into(),
         RaiseLevel { level: Level::FIRST }.into(),
         join(4, 3).into(),
         OpenEpoch { epoch: Epoch { counter: 2, id: 9 }, void_tokens: true, coordinator: coordinator(2) }.into(),

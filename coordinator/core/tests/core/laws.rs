@@ -30,7 +30,7 @@ fn command() -> impl Strategy<Value = Command> {
             let addresses = coordinator(a).addresses;
             SetCoordinatorAddresses { coordinator: CoordinatorId(n.into()), addresses }.into()
         }),
-        1 => machine.clone().prop_map(|n| RemoveCoordinator { coordinator: CoordinatorId(n.into()) }.into()),
+        1 => machine.clone().prop_map(|n| RemoveCoordinator { coordinator: CoordinatorId(n.into()), destroy: false }.into()),
         1 => (10u64..500_000).prop_map(|ttl| SetKeyTtl { ttl: MeshDuration::from_secs(ttl) }.into()),
         1 => (1u64..6, machine).prop_map(|(counter, n)| {
             let epoch = Epoch { counter, id: counter };

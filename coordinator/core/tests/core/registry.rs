@@ -22,7 +22,7 @@ fn a_registry_without_mesh_grants_nothing_but_founding() {
         RemoveNode { node: node(1) }.into(),
         AllowNode { node: node(1) }.into(),
         SetCoordinatorAddresses { coordinator: CoordinatorId(1), addresses: coordinator(1).addresses }.into(),
-        RemoveCoordinator { coordinator: CoordinatorId(1) }.into(),
+        RemoveCoordinator { coordinator: CoordinatorId(1), destroy: false }.into(),
         SetKeyTtl { ttl: TTL }.into(),
         RaiseLevel { level: Level::FIRST }.into(),
         OpenEpoch { epoch: EPOCH, void_tokens: false, coordinator: coordinator(1) }.into(),
@@ -346,15 +346,37 @@ fn coordinators_are_counted_up_and_never_come_back() {
     world.token(2, Role::Coordinator, 9);
     let by = KeyHolder::Coordinator(CoordinatorId(2));
     assert_eq!(world.rejection(join_coordinator(2, 2)), Rejection::KeyInUse { by: by.clone() });
-    let remove = RemoveCoordinator { coordinator: CoordinatorId(2) };
+    let remove = RemoveCoordinator { coordinator: CoordinatorId(2), destroy: false };
     assert_eq!(world.apply(remove.clone()), Reply::CoordinatorRemoved(CoordinatorId(2)));
     assert_eq!(world.apply(remove), Reply::CoordinatorRemoved(CoordinatorId(2)), "removing is idempotent");
     assert_eq!(world.rejection(join_coordinator(2, 2)), Rejection::KeyBarred { by });
     assert!(matches!(world.apply(join_coordinator(3, 2)), Reply::Coordinator(record) if record.id.0 == 3));
-    let last = RemoveCoordinator { coordinator: CoordinatorId(3) };
+    let last = RemoveCoordinator { coordinator: CoordinatorId(3), destroy: false };
     world.apply(last);
-    let last = RemoveCoordinator { coordinator: CoordinatorId(1) };
+    let last = RemoveCoordinator { coordinator: CoordinatorId(1), destroy: false };
     assert_eq!(world.rejection(last), Rejection::LastCoordinator(CoordinatorId(1)));
+}
+
+#[test]
+fn a_mesh_ends_with_its_last_coordinator_and_shows_nodes_nothing_of_it() {
+    let mut world = World::with_token();
+    world.token(2, Role::Coordinator, 9);
+    world.apply(join_coordinator(2, 2)).granted().unwrap();
+    let end = |id| RemoveCoordinator { coordinator: CoordinatorId(id), destroy: true };
+    let others = Rejection::NotLastCoordinator { coordinator: CoordinatorId(1), others: 1 };
+    assert_eq!(world.rejection(end(1)), others);
+    world.apply(RemoveCoordinator { coordinator: CoordinatorId(2), destroy: false }).granted().unwrap();
+    assert_eq!(world.rejection(end(2)), Rejection::CoordinatorUnknown(CoordinatorId(2)));
+    let before = (world.registry.revision(), world.registry.config().cloned());
+    assert_eq!(world.apply(end(1)), Reply::CoordinatorRemoved(CoordinatorId(1)));
+    assert_eq!(world.apply(end(1)), Reply::CoordinatorRemoved(CoordinatorId(1)), "ending it twice is no error");
+    assert!(world.registry.is_ended());
+    assert_eq!((world.registry.revision(), world.registry.config().cloned()), before);
+    let mesh = before.1.unwrap().mesh;
+    for command in [Command::from(join(1, 1)), join_coordinator(3, 2).into(), found().into()] {
+        assert_eq!(world.rejection(command), Rejection::MeshEnded(mesh));
+    }
+    assert_eq!(Registry::decode(&world.registry.encode()), Ok(world.registry.clone()));
 }
 
 #[test]
