@@ -4,9 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use futures::TryStreamExt as _;
 use mesh_cli::lab::{Host, Lab, World};
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::RouteMessage;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -139,6 +142,35 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
         assert_eq!(first.run(&["coordinator", "transfer-leader", "nobody"]).await.status.code(), Some(7));
         first.until_it_pings("third").await;
         assert_eq!(second.json(&["node", "list"]).await.as_array().unwrap().len(), 3);
+    });
+}
+
+#[test]
+fn a_mesh_whose_range_the_host_routes_elsewhere_is_refused_and_costs_nothing() {
+    in_lab("a_mesh_whose_range_the_host_routes_elsewhere_is_refused_and_costs_nothing", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        first.json(&["init", "--advertise", "192.0.2.1", "--overlay", "10.77.0.0/24"]).await;
+        let created = first.json(&["token", "create", "--uses", "1"]).await;
+        let token = created["token"].as_str().unwrap();
+        let uses_left = async || {
+            let tokens = first.json(&["token", "list"]).await;
+            let found = tokens.as_array().unwrap().iter().find(|token| token["id"] == created["id"]);
+            found.and_then(|token| token["uses_left"].as_u64())
+        };
+
+        let route = second.route("10.77.0.128", 25).await;
+        let refused = second.run(&["join", token]).await;
+        assert_eq!(refused.status.code(), Some(6));
+        let named = "range 10.77.0.0/24 overlaps this host's route 10.77.0.128/25 through eth0";
+        assert!(text(&refused.stderr).contains(named), "{}", text(&refused.stderr));
+        assert_eq!(first.json(&["node", "list"]).await.as_array().unwrap().len(), 1);
+        assert_eq!(uses_left().await, Some(1));
+
+        second.unroute(route).await;
+        second.json(&["join", token]).await;
+        first.until_it_pings("second").await;
+        assert_eq!(uses_left().await, None, "it is used up");
     });
 }
 
@@ -323,6 +355,33 @@ impl Machine {
         let output = self.run(&[arguments, &["--json"]].concat()).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", text(&output.stderr), self.logs());
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Routes a range to the host's cable, as another tunnel or a container network of the host would.
+    async fn route(&self, network: &str, length: u8) -> RouteMessage {
+        let links = self.links();
+        let eth0 = links.link().get().match_name("eth0").execute().try_next().await.unwrap().unwrap();
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network.parse().unwrap(), length)
+            .output_interface(eth0.header.index)
+            .build();
+        links.route().add(route.clone()).execute().await.unwrap();
+        route
+    }
+
+    async fn unroute(&self, route: RouteMessage) {
+        self.links().route().del(route).execute().await.unwrap();
+    }
+
+    /// A netlink socket in the host's network.
+    fn links(&self) -> rtnetlink::Handle {
+        self.host
+            .enter(|| {
+                let (connection, handle, _) = rtnetlink::new_connection()?;
+                tokio::spawn(connection);
+                Ok(handle)
+            })
+            .unwrap()
     }
 
     async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {

@@ -184,16 +184,21 @@ async fn a_refused_join_says_why_and_leaves_nothing_on_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overlay_that_would_hide_a_route_of_the_host_is_refused_by_name() {
+async fn an_overlay_that_would_hide_a_route_of_the_host_is_refused_by_name_before_anything_is_registered() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     ground.set_routes(vec![HostRoute { destination: "198.18.7.0/24".parse().unwrap(), interface: "eth0".to_owned() }]);
     let mut daemon = start(home.path(), &ground, &[]).await;
-    let error = daemon.join(&stage.token).await.unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
-    assert!(error.message().contains("overlaps this host's route 198.18.7.0/24 through eth0"), "{error}");
-    assert!(ground.device().unwrap().is_removed());
-    assert_eq!(ground.link(), None, "no address was ever given");
-
+    // A coordinator that does not tell its ranges beforehand is found out by its reply.
+    for (mood, registered) in [(Mood::Willing, 0), (Mood::Discreet, 1)] {
+        stage.set_mood(mood);
+        let error = daemon.join(&stage.token).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        let named = "range 198.18.0.0/16 overlaps this host's route 198.18.7.0/24 through eth0: remove";
+        assert!(error.message().contains(named), "{error}");
+        assert_eq!(stage.joined_keys().len(), registered, "{mood:?}");
+        assert!(ground.device().unwrap().is_removed());
+        assert_eq!(ground.link(), None, "no address was ever given");
+    }
     ground.set_routes(Vec::new());
     daemon.join(&stage.token).await.unwrap();
     daemon.stop().await;

@@ -27,8 +27,11 @@ impl Membership for MembershipService {
 
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
         let challenge = self.0.challenger.challenge(&connection(&request)?.exporter);
-        let time = self.0.clock.now().mesh.0;
-        Ok(Response::new(v1::ChallengeReply { public_key: Bytes::copy_from_slice(challenge.as_bytes()), time }))
+        Ok(Response::new(v1::ChallengeReply {
+            public_key: Bytes::copy_from_slice(challenge.as_bytes()),
+            time: self.0.clock.now().mesh.0,
+            overlay: self.0.view().read(|registry| registry.config().map(|config| config.overlay.to_wire())),
+        }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {

@@ -71,6 +71,8 @@ pub(crate) enum Mood {
     /// Writes, but the reply is lost; then willing.
     LosesReply,
     TokenExpired,
+    /// Tells its ranges only to those who have joined.
+    Discreet,
 }
 
 #[derive(Default)]
@@ -222,7 +224,9 @@ impl Membership for Stage {
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
         let exporter = caller(&request).unwrap().exporter;
         let public_key = Bytes::copy_from_slice(self.challenger.challenge(&exporter).as_bytes());
-        Ok(Response::new(v1::ChallengeReply { public_key, time: now().0 }))
+        let discreet = self.book.lock().unwrap().mood == Mood::Discreet;
+        let overlay = (!discreet).then(|| self.config.overlay.to_wire());
+        Ok(Response::new(v1::ChallengeReply { public_key, time: now().0, overlay }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
@@ -242,7 +246,7 @@ impl Membership for Stage {
         let mut book = self.book.lock().unwrap();
         book.joins.push((record.public_key, statement.token));
         match book.mood {
-            Mood::Willing => {}
+            Mood::Willing | Mood::Discreet => {}
             Mood::LosesReply => {
                 book.mood = Mood::Willing;
                 return Err(Status::unavailable("the reply is lost"));
