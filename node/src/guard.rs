@@ -85,7 +85,7 @@ fn look(path: &Path) -> Result<Found, StateError> {
         });
     let now = clock::now();
     let until = end_of_grace(deadlines(&cache), &Clock::restore(cache.clock, now), now);
-    Ok(Found::Device { key: state.keys()?.public_key(), until })
+    Ok(Found::Device { key: member.record.public_key, until })
 }
 
 fn deadlines(cache: &Cache) -> impl Iterator<Item = MeshTime> {

@@ -19,6 +19,7 @@ use mesh_proto::v1::{
 use mesh_types::{Fingerprint, JoinToken, Role, TokenId};
 use stage::{Mood, Pretence, Stage, overlay, peer};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -451,6 +452,22 @@ async fn a_damaged_membership_is_named_and_not_thrown_away() {
     let failure = timeout(PATIENCE, task).await.unwrap().unwrap().unwrap_err();
     assert!(failure.to_string().contains("membership is damaged"), "{failure}");
     assert!(path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_its_key_does_not_start_as_somebody_else() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    daemon.stop().await;
+    let path = home.path().join("state").join("wireguard.key");
+    std::fs::remove_file(&path).unwrap();
+    let (_stop, task) = spawn(home.path(), &ground, &[]);
+    let failure = timeout(PATIENCE, task).await.unwrap().unwrap().unwrap_err();
+    let said = failure.to_string();
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("restore") && said.contains("join again"), "{said}");
+    assert_eq!(failure.exit_code(), ExitCode::from(5));
+    assert!(!path.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
