@@ -118,7 +118,8 @@ async fn take_down(interface: &str, key: PublicKey) -> Result<Outcome, GuardErro
             info!(interface, "took down a device that nobody looks after");
             Ok(Outcome::TakenDown)
         }
-        Ok(None) | Err(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }) => Ok(Outcome::NoDevice),
+        Ok(None) => Ok(Outcome::NoDevice),
+        Err(error) if error.is_taken() => Ok(Outcome::NoDevice),
         Err(error) => Err(error.into()),
     }
 }

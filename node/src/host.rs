@@ -69,7 +69,7 @@ impl HostError {
 
     /// Whether the interface's name belongs to somebody else.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Device(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }))
+        matches!(self, Self::Device(error) if error.is_taken())
     }
 }
 
