@@ -4,6 +4,7 @@
 //! always as the last argument. [`journal`] is the codec of what a node remembers over restarts.
 
 pub mod action;
+mod allowance;
 pub mod clock;
 pub mod device;
 pub mod diff;

@@ -7,6 +7,7 @@
 //!
 //! It decides only; sending, and changing the device, are its owner's.
 
+use crate::allowance::Allowance;
 use crate::clock::{BootTime, Now};
 use crate::device::ActualPeer;
 use crate::pace::Pace;
@@ -62,6 +63,7 @@ pub(crate) struct Path {
     asked: Option<BootTime>,
     /// From the last request to its reply; none until one came.
     latency: Option<Duration>,
+    answers: Allowance,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,6 +172,7 @@ impl Path {
             round: None,
             asked: None,
             latency: None,
+            answers: Allowance::new(now),
         }
     }
 
@@ -255,6 +258,11 @@ impl Path {
             self.round = None;
             self.phase = Phase::Settled;
         }
+    }
+
+    /// Whether a request of the peer is answered: only so many in a second are.
+    pub(crate) fn may_answer(&mut self, now: BootTime) -> bool {
+        self.answers.take(now)
     }
 
     /// Takes the measure of a ping.

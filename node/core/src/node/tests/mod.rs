@@ -4,10 +4,12 @@ mod world;
 
 use super::{Node, SessionEvent, Validity};
 use crate::action::{Action, DesiredLink, EndReason, Warning};
+use crate::clock::Now;
 use crate::device::PeerChange;
 use crate::journal::{Cache, Intent, Record};
 use crate::probe::{Probe, ProbeKind};
 use crate::status::{PathStatus, Phase};
+use mesh_types::limits::MAX_PROBE_ANSWERS_PER_SECOND;
 use mesh_types::session::{CloseReason, PresenceUpdate, Welcome};
 use mesh_types::{CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage};
 use proptest::prelude::*;
@@ -477,6 +479,45 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
         [(token, Some(millis(2))), (lost, None)]
     );
     assert!(world.hosts[0].node.handle_ping(id(9), now).is_err());
+}
+
+#[test]
+fn a_flood_of_probes_from_one_peer_is_answered_so_far_and_takes_nothing_from_another() {
+    let mut world = World::new(3);
+    world.run(millis(2_000));
+    let (flooding, other) = (record(1).addresses.v4.into(), record(2).addresses.v4.into());
+    let answered = |world: &mut World, from: IpAddr, requests: u64| {
+        let now = world.now();
+        let node = &mut world.hosts[0].node;
+        for token in 0..requests {
+            let probe = Probe { kind: ProbeKind::Request, token, sent: now.boot };
+            node.handle_probe(from, &probe.encode(), now);
+        }
+        let actions = std::iter::from_fn(|| node.poll_action());
+        actions.filter(|action| matches!(action, Action::SendProbe { to, .. } if *to == from)).count() as u64
+    };
+    assert_eq!(answered(&mut world, flooding, 10_000), MAX_PROBE_ANSWERS_PER_SECOND);
+    assert_eq!(answered(&mut world, other, 1), 1);
+    assert_eq!(answered(&mut world, flooding, 1), 0);
+    world.run(millis(1_000));
+    assert_eq!(answered(&mut world, flooding, 1), 1);
+}
+
+#[test]
+fn a_probe_makes_a_node_look_at_nobody_but_its_sender() {
+    let mut world = World::new(3);
+    world.run(millis(2_000));
+    let node = &mut world.hosts[0].node;
+    let later = Now { boot: node.poll_timeout().unwrap() + Duration::from_secs(60), ..world.now() };
+    let node = &mut world.hosts[0].node;
+    let probe = Probe { kind: ProbeKind::Request, token: 7, sent: later.boot };
+    node.handle_probe(record(1).addresses.v4.into(), &probe.encode(), later);
+    let actions: Vec<Action> = std::iter::from_fn(|| node.poll_action()).collect();
+    assert!(matches!(actions[..], [Action::SendProbe { .. }]), "{actions:?}");
+    // What was due before is due still.
+    assert!(node.poll_timeout().unwrap() < later.boot);
+    node.handle_timeout(later);
+    assert!(node.poll_action().is_some());
 }
 
 #[test]
