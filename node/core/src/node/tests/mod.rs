@@ -11,7 +11,9 @@ use crate::probe::{Probe, ProbeKind};
 use crate::status::{PathStatus, Phase};
 use mesh_types::limits::MAX_PROBE_ANSWERS_PER_SECOND;
 use mesh_types::session::{CloseReason, PresenceUpdate, Welcome};
-use mesh_types::{CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage};
+use mesh_types::{
+    CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage, NodeRecord,
+};
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -518,6 +520,39 @@ fn a_probe_makes_a_node_look_at_nobody_but_its_sender() {
     assert!(node.poll_timeout().unwrap() < later.boot);
     node.handle_timeout(later);
     assert!(node.poll_action().is_some());
+}
+
+#[test]
+fn a_lease_that_cannot_be_renewed_is_warned_of_before_it_ends_and_until_it_is_renewed() {
+    let mut world = pair();
+    let warned = |world: &World| world.hosts[0].node.status(world.now()).warnings;
+    let lend = |world: &mut World, lease: MeshDuration| {
+        let expires_at = world.now().wall + lease;
+        world.upsert(NodeRecord { expires_at, ..record(0) });
+        world.run(millis(1));
+        expires_at
+    };
+    let near = MeshDuration(world::TTL.0 / 4 + 5_000);
+    let deadline = lend(&mut world, near);
+    world.run(millis(4_900));
+    assert_eq!(warned(&world), []);
+    world.run(millis(200));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+
+    let deadline = lend(&mut world, MeshDuration::from_secs(10));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+    world.lose_coordinators();
+    world.run(millis(9_900));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+    world.run(millis(200));
+    assert_eq!(warned(&world), [Warning::Expired(deadline)]);
+    let said = |warning: &Warning| matches!(warning, Warning::ExpiresSoon(_) | Warning::Expired(_));
+    let said = world.hosts[0].times(|action| matches!(action, Action::Warn(warning) if said(warning)));
+    assert_eq!(said.len(), 3, "each is said once");
+
+    world.restore_coordinators();
+    lend(&mut world, world::TTL);
+    assert_eq!(warned(&world), []);
 }
 
 #[test]
