@@ -66,8 +66,9 @@ fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
         second.until_it_pings("first").await;
 
         second.done(&["leave"]).await;
+        assert_eq!(second.run(&["status"]).await.status.code(), Some(4), "the daemon went with the membership");
+        assert!(!second.file("node.pid").exists() && !second.file("node/membership").exists());
         second.done(&["leave"]).await;
-        assert!(second.json(&["status"]).await["self"].is_null());
         let nodes = first.json(&["node", "list"]).await;
         let left = nodes.as_array().unwrap().iter().find(|node| node["id"] == joined["id"]).unwrap();
         assert_eq!(left["state"], "removed");
