@@ -55,6 +55,14 @@ impl Machine {
         self.host.spawn(command).unwrap()
     }
 
+    /// Starts a meshd as its administrator would, with what `meshctl` has no option for.
+    pub(crate) fn meshd(&self, arguments: &[&str]) -> tokio::process::Child {
+        let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_meshctl")).with_file_name("meshd"));
+        command.args(arguments).arg("--state-dir").arg(self.file("node")).arg("--socket").arg(self.file("node.sock"));
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(self.file("meshd.log")).unwrap());
+        self.host.spawn(command).unwrap()
+    }
+
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -89,7 +97,7 @@ impl Machine {
     }
 
     /// A netlink socket in the host's network.
-    fn links(&self) -> rtnetlink::Handle {
+    pub(crate) fn links(&self) -> rtnetlink::Handle {
         self.host
             .enter(|| {
                 let (connection, handle, _) = rtnetlink::new_connection()?;

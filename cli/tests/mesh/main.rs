@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod machine;
+mod underlay;
 
 use machine::{Machine, text};
 use mesh_cli::lab::{Lab, World};
