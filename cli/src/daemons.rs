@@ -1,8 +1,8 @@
 //! Starting the daemons that `init` and `join` need, where they do not run yet.
 //!
 //! With systemd where the units are installed and the paths are the default ones; else detached, with a log and a PID
-//! file that are printed; or as children, in the foreground. Leaving undoes the first two. No token ever stands on a command line: it goes over the
-//! socket, or lies in a file that only root reads.
+//! file that are printed; or as children, in the foreground. Leaving undoes the first two. No token ever stands on a
+//! command line: it goes over the socket, or lies in a file that only root reads.
 
 use crate::args::{Backend, Globals, Start};
 use crate::exit::{Exit, Failure};
@@ -351,7 +351,16 @@ async fn stop_detached(socket: &Path) -> Result<(), Failure> {
     let pid_file = pid_file(socket);
     let Ok(text) = std::fs::read_to_string(&pid_file) else { return Ok(()) };
     // The number in a file may be another process's by now; who answers says for sure.
-    let Some(pid) = server(socket).filter(|pid| text.trim() == pid.to_string()) else { return Ok(()) };
+    match server(socket) {
+        Some(pid) if text.trim() == pid.to_string() => stop(pid, socket).await?,
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    std::fs::remove_file(&pid_file).with_context(|| format!("cannot remove {}", pid_file.display()))?;
+    Ok(())
+}
+
+async fn stop(pid: nix::unistd::Pid, socket: &Path) -> Result<(), Failure> {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("cannot stop meshd")?;
     let deadline = Instant::now() + STOP;
     while server(socket).is_some() {
@@ -360,7 +369,6 @@ async fn stop_detached(socket: &Path) -> Result<(), Failure> {
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    std::fs::remove_file(&pid_file).with_context(|| format!("cannot remove {}", pid_file.display()))?;
     Ok(())
 }
 
