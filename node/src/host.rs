@@ -3,18 +3,17 @@
 //! All of it stands or falls together: made by [`Host::make`], taken away by [`Host::take_down`]. It decides nothing.
 //! Every operation is bounded in time: a kernel that hangs must not hang the loop.
 
-use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
+use crate::device::{Backend, Device, DeviceError};
+use crate::ground::Ground;
 use crate::guard::child::GuardChild;
-use crate::link::{HostRoute, LinkConfig, LinkError, Links};
+use crate::link::{HostRoute, LinkConfig, LinkError};
 use crate::probe::{Datagram, ProbeSockets};
 use futures::TryFutureExt as _;
-use futures::future::BoxFuture;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_node_core::{DesiredLink, Link};
-use mesh_types::{Overlay, PublicKey};
+use mesh_types::PublicKey;
 use std::future::pending;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -72,63 +71,6 @@ impl HostError {
     /// Whether the interface's name belongs to somebody else.
     pub fn is_taken(&self) -> bool {
         matches!(self, Self::Device(error) if error.is_taken())
-    }
-}
-
-/// How devices and links come about: the real thing, or in a test a pretence.
-pub trait Ground: Send + Sync {
-    /// Makes or takes over the interface.
-    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>>;
-
-    /// Takes away a device with the key `ours` that an earlier run left; whether there was one.
-    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>>;
-
-    /// Gives the interface its addresses, routes and MTU, and brings it up.
-    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>>;
-
-    /// The host's routes that the overlay would hide.
-    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>>;
-
-    /// Opens the sockets for probes on the interface; `None` where there are no packets.
-    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
-
-    /// Starts the guard over a device that outlives this process; `None` where somebody else does.
-    fn guard(&self) -> std::io::Result<Option<GuardChild>>;
-}
-
-/// The host's real interfaces.
-pub struct RealGround {
-    /// The interface.
-    pub interface: String,
-    /// Which WireGuard.
-    pub backend: BackendChoice,
-    /// The state directory by which a guard of our own knows whose the device is; `None` if a supervisor starts one.
-    pub guarded_by: Option<PathBuf>,
-}
-
-impl Ground for RealGround {
-    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>> {
-        Box::pin(device::open(&self.interface, self.backend, Some(ours)))
-    }
-
-    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>> {
-        Box::pin(device::clear(&self.interface, ours))
-    }
-
-    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>> {
-        Box::pin(async move { Links::open()?.configure(&self.interface, &config).await.map(|_| ()) })
-    }
-
-    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
-        Box::pin(async move { Links::open()?.overlaps(&overlay, &self.interface).await })
-    }
-
-    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
-        ProbeSockets::open(&self.interface, link.addresses).map(Some)
-    }
-
-    fn guard(&self) -> std::io::Result<Option<GuardChild>> {
-        self.guarded_by.as_deref().map(|state_dir| GuardChild::start(state_dir, &self.interface)).transpose()
     }
 }
 
@@ -431,7 +373,8 @@ mod tests {
     use super::*;
     use crate::device::fake::Fake;
     use futures::FutureExt as _;
-    use mesh_types::OverlayAddresses;
+    use futures::future::BoxFuture;
+    use mesh_types::{Overlay, OverlayAddresses};
     use std::net::Ipv4Addr;
     use std::sync::Mutex;
 

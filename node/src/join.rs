@@ -8,7 +8,7 @@
 
 use crate::ask::{AskError, ask};
 use crate::clock;
-use crate::host::Ground;
+use crate::ground::Ground;
 use crate::link::{HostRoute, LinkError};
 use crate::state::{Keys, Membership, Standing, StateError};
 use bytes::Bytes;

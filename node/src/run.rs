@@ -2,8 +2,9 @@
 
 use crate::daemon::Daemon;
 use crate::failure::Failure;
+use crate::ground::{Ground, RealGround};
 use crate::guard;
-use crate::host::{Ground, Host, RealGround};
+use crate::host::Host;
 use crate::link::MIN_MTU;
 use crate::local;
 use crate::options::Options;

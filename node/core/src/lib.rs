@@ -9,6 +9,7 @@ pub mod clock;
 pub mod device;
 pub mod diff;
 pub mod journal;
+mod memory;
 pub mod netmap;
 pub mod node;
 mod pace;
@@ -18,6 +19,7 @@ mod presence;
 pub mod probe;
 mod random;
 pub mod status;
+mod view;
 
 pub use action::{Action, DesiredLink, EndReason, Link, Pong, Warning};
 pub use clock::{BootTime, Now};

@@ -14,6 +14,7 @@ use crate::pace::Pace;
 use crate::place::places;
 use crate::probe::{Probe, ProbeKind};
 use crate::random::Random;
+use crate::view::{Online, View};
 use mesh_types::{Candidate, Incarnation, MeshTime};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -136,26 +137,6 @@ pub(crate) struct Aim {
     pub(crate) endpoint: SocketAddr,
     /// Whether to make the peer anew, to start a handshake at once.
     pub(crate) recreate: bool,
-}
-
-/// What a coordinator knows of a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Online {
-    Yes,
-    No,
-    Unknown,
-}
-
-/// What a path needs to know of the rest of the node.
-pub(crate) struct View<'a> {
-    /// This host's own addresses.
-    pub(crate) underlay: &'a [IpAddr],
-    /// Where the peer last answered from, in this life or an earlier one.
-    pub(crate) worked: Option<SocketAddr>,
-    /// What a coordinator says.
-    pub(crate) online: Online,
-    /// Whether the device was looked at just now.
-    pub(crate) fresh: bool,
 }
 
 impl Path {
