@@ -7,7 +7,7 @@
 use crate::args::{Backend, Globals, Start};
 use crate::exit::{Exit, Failure};
 use crate::paths::Paths;
-use crate::{output, programs};
+use crate::{output, programs, units};
 use anyhow::Context as _;
 use ipnet::IpNet;
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName};
@@ -30,9 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const STOP: Duration = Duration::from_secs(20);
 /// How much of a log is shown when its daemon did not start.
 const LOG_TAIL: u64 = 2_000;
-
-const UNIT_DIRECTORIES: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
 
 /// What a new coordinator does first.
 pub(crate) enum Beginning {
@@ -181,11 +178,11 @@ impl Signals {
 impl Daemons {
     /// Sees to it that the daemon runs and answers.
     pub(crate) async fn ensure(&mut self, daemon: &Daemon, globals: &Globals, paths: &Paths) -> Result<(), Failure> {
-        let by_unit = !self.foreground && Paths::are_default(globals) && has_unit(daemon.program);
+        let by_unit = !self.foreground && Paths::are_default(globals) && units::exists(daemon.program);
         if daemon.answers().await {
             // Started by hand, perhaps, and wanted from now on at every boot.
-            let enable = by_unit && nix::unistd::geteuid().is_root() && is_active(&unit(daemon.program, paths));
-            return if enable { systemctl(&["enable", "--quiet", &unit(daemon.program, paths)]) } else { Ok(()) };
+            let enable = by_unit && nix::unistd::geteuid().is_root();
+            return if enable { units::enable_running(daemon.program, paths) } else { Ok(()) };
         }
         need_root()?;
         if self.foreground {
@@ -198,7 +195,7 @@ impl Daemons {
             return wait_until_ready(daemon, Some(child), None).await;
         }
         if by_unit {
-            start_unit(daemon, paths)?;
+            units::start(daemon.program, &daemon.settings, paths)?;
             return wait_until_ready(daemon, None, None).await;
         }
         start_detached(daemon, globals.quiet || globals.json).await
@@ -237,8 +234,8 @@ impl Daemons {
 /// Undoes what [`Daemons::ensure`] did for the node daemon: it starts at no boot any more, and does not run. Harmless
 /// where that is so already; a daemon that somebody else supervises is theirs to stop.
 pub(crate) async fn retire_node(globals: &Globals, paths: &Paths) -> Result<(), Failure> {
-    if Paths::are_default(globals) && has_unit(programs::NODE) {
-        retire_unit(paths)?;
+    if Paths::are_default(globals) && units::exists(programs::NODE) {
+        units::retire_node(paths)?;
     }
     stop_detached(&paths.node_socket).await
 }
@@ -248,70 +245,6 @@ fn need_root() -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Exit::Permission, "starting a daemon needs root: run this with sudo"))
-}
-
-fn has_unit(program: &str) -> bool {
-    let unit = format!("{program}@.service");
-    let booted = Path::new("/run/systemd/system").is_dir();
-    booted && UNIT_DIRECTORIES.iter().any(|directory| Path::new(directory).join(&unit).exists())
-}
-
-fn unit(program: &str, paths: &Paths) -> String {
-    format!("{program}@{}.service", paths.mesh)
-}
-
-fn is_active(unit: &str) -> bool {
-    Command::new("systemctl").args(["is-active", "--quiet", unit]).status().is_ok_and(|status| status.success())
-}
-
-/// Where the settings of one machine are for its node's unit.
-fn drop_in(paths: &Paths) -> PathBuf {
-    PathBuf::from(format!("/etc/systemd/system/{}.d/meshctl.conf", unit(programs::NODE, paths)))
-}
-
-fn retire_unit(paths: &Paths) -> Result<(), Failure> {
-    systemctl(&["disable", "--now", "--quiet", &unit(programs::NODE, paths)])?;
-    let settings = drop_in(paths);
-    if !settings.exists() {
-        return Ok(());
-    }
-    std::fs::remove_file(&settings).with_context(|| format!("cannot remove {}", settings.display()))?;
-    if let Some(directory) = settings.parent() {
-        // It stays if there are drop-ins of the administrator's own.
-        let _ = std::fs::remove_dir(directory);
-    }
-    systemctl(&["daemon-reload"])
-}
-
-/// Hands the settings to the unit of this mesh, and enables it.
-fn start_unit(daemon: &Daemon, paths: &Paths) -> Result<(), Failure> {
-    let settings = daemon.settings.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    if daemon.program == programs::COORDINATOR {
-        let file = Path::new("/etc/meshctl").join(&paths.mesh).join("coordinator");
-        write(&file, &format!("COORDINATOR_ARGUMENTS={settings}\n"))?;
-    } else if !settings.is_empty() {
-        write(&drop_in(paths), &format!("[Service]\nEnvironment=\"MESHD_ARGUMENTS={settings}\"\n"))?;
-        systemctl(&["daemon-reload"])?;
-    }
-    systemctl(&["enable", "--now", &unit(daemon.program, paths)])
-}
-
-fn write(file: &Path, content: &str) -> Result<(), Failure> {
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(())
-}
-
-fn systemctl(arguments: &[&str]) -> Result<(), Failure> {
-    let words = arguments.join(" ");
-    let status = Command::new("systemctl").args(arguments).status().context("cannot run systemctl")?;
-    if status.success() {
-        return Ok(());
-    }
-    let unit = arguments.last().copied().unwrap_or_default();
-    Err(Failure::new(Exit::Failed, format!("`systemctl {words}` failed: see `journalctl -u {unit}`")))
 }
 
 async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
@@ -377,6 +310,14 @@ fn server(socket: &Path) -> Option<nix::unistd::Pid> {
     let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
     let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
     Some(nix::unistd::Pid::from_raw(peer.pid()))
+}
+
+pub(crate) fn write(file: &Path, content: &str) -> Result<(), Failure> {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(())
 }
 
 /// Makes the directory of a mesh, which holds keys, for root alone.
