@@ -1,13 +1,13 @@
 //! Starting the daemons that `init` and `join` need, where they do not run yet.
 //!
 //! With systemd where the units are installed and the paths are the default ones; else detached, with a log and a PID
-//! file that are printed; or as children, in the foreground. No token ever stands on a command line: it goes over the
-//! socket, or lies in a file that only root reads.
+//! file that are printed; or as children, in the foreground. Leaving undoes the first two. No token ever stands on a
+//! command line: it goes over the socket, or lies in a file that only root reads.
 
 use crate::args::{Backend, Globals, Start};
 use crate::exit::{Exit, Failure};
 use crate::paths::Paths;
-use crate::{output, programs};
+use crate::{output, programs, units};
 use anyhow::Context as _;
 use ipnet::IpNet;
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName};
@@ -30,9 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const STOP: Duration = Duration::from_secs(20);
 /// How much of a log is shown when its daemon did not start.
 const LOG_TAIL: u64 = 2_000;
-
-const UNIT_DIRECTORIES: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
 
 /// What a new coordinator does first.
 pub(crate) enum Beginning {
@@ -181,8 +178,11 @@ impl Signals {
 impl Daemons {
     /// Sees to it that the daemon runs and answers.
     pub(crate) async fn ensure(&mut self, daemon: &Daemon, globals: &Globals, paths: &Paths) -> Result<(), Failure> {
+        let by_unit = !self.foreground && Paths::are_default(globals) && units::exists(daemon.program);
         if daemon.answers().await {
-            return Ok(());
+            // Started by hand, perhaps, and wanted from now on at every boot.
+            let enable = by_unit && nix::unistd::geteuid().is_root();
+            return if enable { units::enable_running(daemon.program, paths) } else { Ok(()) };
         }
         need_root()?;
         if self.foreground {
@@ -194,8 +194,8 @@ impl Daemons {
             let (_, child) = self.children.last_mut().expect("one was pushed");
             return wait_until_ready(daemon, Some(child), None).await;
         }
-        if Paths::are_default(globals) && has_unit(daemon.program) {
-            start_unit(daemon, paths)?;
+        if by_unit {
+            units::start(daemon.program, &daemon.settings, paths)?;
             return wait_until_ready(daemon, None, None).await;
         }
         start_detached(daemon, globals.quiet || globals.json).await
@@ -231,6 +231,15 @@ impl Daemons {
     }
 }
 
+/// Undoes what [`Daemons::ensure`] did for the node daemon: it starts at no boot any more, and does not run. Harmless
+/// where that is so already; a daemon that somebody else supervises is theirs to stop.
+pub(crate) async fn retire_node(globals: &Globals, paths: &Paths) -> Result<(), Failure> {
+    if Paths::are_default(globals) && units::exists(programs::NODE) {
+        units::retire_node(paths)?;
+    }
+    stop_detached(&paths.node_socket).await
+}
+
 fn need_root() -> Result<(), Failure> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -238,50 +247,11 @@ fn need_root() -> Result<(), Failure> {
     Err(Failure::new(Exit::Permission, "starting a daemon needs root: run this with sudo"))
 }
 
-fn has_unit(program: &str) -> bool {
-    let unit = format!("{program}@.service");
-    let booted = Path::new("/run/systemd/system").is_dir();
-    booted && UNIT_DIRECTORIES.iter().any(|directory| Path::new(directory).join(&unit).exists())
-}
-
-/// Hands the settings to the unit of this mesh, and enables it.
-fn start_unit(daemon: &Daemon, paths: &Paths) -> Result<(), Failure> {
-    let mesh = &paths.mesh;
-    let settings = daemon.settings.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    if daemon.program == programs::COORDINATOR {
-        let file = Path::new("/etc/meshctl").join(mesh).join("coordinator");
-        write(&file, &format!("COORDINATOR_ARGUMENTS={settings}\n"))?;
-    } else if !settings.is_empty() {
-        let file = PathBuf::from(format!("/etc/systemd/system/meshd@{mesh}.service.d/meshctl.conf"));
-        write(&file, &format!("[Service]\nEnvironment=\"MESHD_ARGUMENTS={settings}\"\n"))?;
-        systemctl(&["daemon-reload"])?;
-    }
-    systemctl(&["enable", "--now", &format!("{}@{mesh}.service", daemon.program)])
-}
-
-fn write(file: &Path, content: &str) -> Result<(), Failure> {
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(())
-}
-
-fn systemctl(arguments: &[&str]) -> Result<(), Failure> {
-    let words = arguments.join(" ");
-    let status = Command::new("systemctl").args(arguments).status().context("cannot run systemctl")?;
-    if status.success() {
-        return Ok(());
-    }
-    let unit = arguments.last().copied().unwrap_or_default();
-    Err(Failure::new(Exit::Failed, format!("`systemctl {words}` failed: see `journalctl -u {unit}`")))
-}
-
 async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
     let around = daemon.state.parent().unwrap_or(&daemon.state);
     make_private(around)?;
     let log = around.join(format!("{}.log", daemon.program));
-    let pid_file = daemon.socket.with_extension("pid");
+    let pid_file = pid_file(&daemon.socket);
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.create(true).append(true).read(true).mode(0o600).open(&log);
     let file = file.as_mut().map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", log.display())))?;
@@ -301,6 +271,52 @@ async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
         let (log, pid_file) = (log.display(), pid_file.display());
         output::note(format_args!("Started {}: PID {pid} in {pid_file}, log {log}.", daemon.program));
     }
+    Ok(())
+}
+
+/// Where the process id of a detached daemon is.
+fn pid_file(socket: &Path) -> PathBuf {
+    socket.with_extension("pid")
+}
+
+/// Ends the daemon that serves `socket`, if it is the one that was started detached here, and waits until it is gone.
+async fn stop_detached(socket: &Path) -> Result<(), Failure> {
+    let pid_file = pid_file(socket);
+    let Ok(text) = std::fs::read_to_string(&pid_file) else { return Ok(()) };
+    // The number in a file may be another process's by now; who answers says for sure.
+    match server(socket) {
+        Some(pid) if text.trim() == pid.to_string() => stop(pid, socket).await?,
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    std::fs::remove_file(&pid_file).with_context(|| format!("cannot remove {}", pid_file.display()))?;
+    Ok(())
+}
+
+async fn stop(pid: nix::unistd::Pid, socket: &Path) -> Result<(), Failure> {
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("cannot stop meshd")?;
+    let deadline = Instant::now() + STOP;
+    while server(socket).is_some() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(Exit::Failed, format!("meshd (PID {pid}) does not end: see its log")));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// The process that serves a socket.
+fn server(socket: &Path) -> Option<nix::unistd::Pid> {
+    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    Some(nix::unistd::Pid::from_raw(peer.pid()))
+}
+
+pub(crate) fn write(file: &Path, content: &str) -> Result<(), Failure> {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(())
 }
 

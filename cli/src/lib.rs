@@ -14,6 +14,7 @@ mod output;
 mod paths;
 mod programs;
 mod reach;
+mod units;
 mod verbs;
 
 use args::{Args, Verb};

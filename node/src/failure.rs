@@ -111,7 +111,7 @@ fn state_code(error: &StateError) -> u8 {
     match error {
         StateError::InUse(_) => 4,
         error if error.is_permission() => 3,
-        StateError::Damaged { .. } | StateError::Newer { .. } => 5,
+        StateError::Damaged { .. } | StateError::KeyMissing(_) | StateError::Newer { .. } => 5,
         StateError::Io { .. } => 1,
     }
 }

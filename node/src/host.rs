@@ -3,14 +3,15 @@
 //! All of it stands or falls together: made by [`Host::make`], taken away by [`Host::take_down`]. It decides nothing.
 //! Every operation is bounded in time: a kernel that hangs must not hang the loop.
 
-use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
-use crate::link::{HostRoute, LinkConfig, LinkError, Links};
+use crate::device::{Backend, Device, DeviceError};
+use crate::ground::Ground;
+use crate::guard::child::GuardChild;
+use crate::link::{HostRoute, LinkConfig, LinkError};
 use crate::probe::{Datagram, ProbeSockets};
 use futures::TryFutureExt as _;
-use futures::future::BoxFuture;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_node_core::{DesiredLink, Link};
-use mesh_types::{Overlay, PublicKey};
+use mesh_types::PublicKey;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -69,55 +70,7 @@ impl HostError {
 
     /// Whether the interface's name belongs to somebody else.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::Device(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }))
-    }
-}
-
-/// How devices and links come about: the real thing, or in a test a pretence.
-pub trait Ground: Send + Sync {
-    /// Makes or takes over the interface.
-    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>>;
-
-    /// Takes away a device with the key `ours` that an earlier run left; whether there was one.
-    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>>;
-
-    /// Gives the interface its addresses, routes and MTU, and brings it up.
-    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>>;
-
-    /// The host's routes that the overlay would hide.
-    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>>;
-
-    /// Opens the sockets for probes on the interface; `None` where there are no packets.
-    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
-}
-
-/// The host's real interfaces.
-pub struct RealGround {
-    /// The interface.
-    pub interface: String,
-    /// Which WireGuard.
-    pub backend: BackendChoice,
-}
-
-impl Ground for RealGround {
-    fn open(&self, ours: PublicKey) -> BoxFuture<'_, Result<Box<dyn Device>, DeviceError>> {
-        Box::pin(device::open(&self.interface, self.backend, Some(ours)))
-    }
-
-    fn clear(&self, ours: PublicKey) -> BoxFuture<'_, Result<bool, DeviceError>> {
-        Box::pin(device::clear(&self.interface, ours))
-    }
-
-    fn configure(&self, config: LinkConfig) -> BoxFuture<'_, Result<(), LinkError>> {
-        Box::pin(async move { Links::open()?.configure(&self.interface, &config).await.map(|_| ()) })
-    }
-
-    fn overlaps(&self, overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
-        Box::pin(async move { Links::open()?.overlaps(&overlay, &self.interface).await })
-    }
-
-    fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
-        ProbeSockets::open(&self.interface, link.addresses).map(Some)
+        matches!(self, Self::Device(error) if error.is_taken())
     }
 }
 
@@ -127,6 +80,9 @@ pub(crate) struct Host {
     interface: String,
     ours: PublicKey,
     device: Option<Box<dyn Device>>,
+    guard: Option<GuardChild>,
+    /// Whether it was said that there is no guard.
+    unguarded: bool,
     probes: Option<ProbeSockets>,
     desired: Option<Link>,
     mtu: u16,
@@ -145,6 +101,8 @@ impl Host {
             interface: interface.to_owned(),
             ours,
             device: None,
+            guard: None,
+            unguarded: false,
             probes: None,
             desired: None,
             mtu,
@@ -217,8 +175,28 @@ impl Host {
             let device = opened.map_err(|_| HostError::Slow { doing: "making the interface" })??;
             info!(interface = self.interface, backend = %device.backend(), "device open");
             self.device = Some(device);
+            self.keep_guard();
         }
         Ok(())
+    }
+
+    /// Sees to it that a device which would outlive this process has its guard.
+    fn keep_guard(&mut self) {
+        let stands = self.guard.as_mut().is_some_and(GuardChild::stands);
+        if stands || self.backend() != Some(Backend::Kernel) {
+            return;
+        }
+        self.guard = match self.ground.guard() {
+            Ok(guard) => guard,
+            Err(error) => {
+                // Tried again at each look at the device: said once.
+                if !std::mem::replace(&mut self.unguarded, true) {
+                    let interface = &self.interface;
+                    warn!(interface, %error, "no guard: nobody would take the device down without this daemon");
+                }
+                None
+            }
+        };
     }
 
     /// Makes the interface what it should be. What fails is tried again later, see [`Host::remake_at`].
@@ -294,11 +272,14 @@ impl Host {
             None => timeout(LONGEST, self.ground.clear(self.ours)).await,
         };
         let error = match removed {
-            Ok(Ok(true) | Err(DeviceError::Gone { .. })) => {
-                info!(interface = self.interface, "interface removed");
+            Ok(Ok(removed)) => {
+                self.stand_down(removed).await;
                 return Ok(());
             }
-            Ok(Ok(false)) => return Ok(()),
+            Ok(Err(DeviceError::Gone { .. })) => {
+                self.stand_down(true).await;
+                return Ok(());
+            }
             Ok(Err(error)) => HostError::Device(error),
             Err(_) => HostError::Slow { doing: "removing the interface" },
         };
@@ -306,6 +287,16 @@ impl Host {
         let reason = error.to_string();
         self.trouble = Some((error, Instant::now() + RETRY));
         Err(reason)
+    }
+
+    /// What there is to do once nothing stands any more.
+    async fn stand_down(&mut self, removed: bool) {
+        if removed {
+            info!(interface = self.interface, "interface removed");
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss().await;
+        }
     }
 
     /// Takes the MTU that the underlay allows, whenever that has changed in any way.
@@ -322,7 +313,9 @@ impl Host {
     pub(crate) async fn read(&mut self) -> Option<ActualDevice> {
         let device = self.device.as_mut()?;
         let read = timeout(LONGEST, device.read()).await;
-        self.judge("reading the device", read)
+        let read = self.judge("reading the device", read);
+        self.keep_guard();
+        read
     }
 
     /// Changes the device; whether it was done.
@@ -380,7 +373,8 @@ mod tests {
     use super::*;
     use crate::device::fake::Fake;
     use futures::FutureExt as _;
-    use mesh_types::OverlayAddresses;
+    use futures::future::BoxFuture;
+    use mesh_types::{Overlay, OverlayAddresses};
     use std::net::Ipv4Addr;
     use std::sync::Mutex;
 
@@ -403,6 +397,10 @@ mod tests {
 
         fn overlaps(&self, _overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
             async { Ok(Vec::new()) }.boxed()
+        }
+
+        fn guard(&self) -> std::io::Result<Option<GuardChild>> {
+            Ok(None)
         }
 
         fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {

@@ -1,24 +1,28 @@
 //! Joining a mesh with a token: dial, challenge, proof, and a reply that is checked before anything is believed.
 //!
+//! The host's routes are held against the overlay before the proof is given, so that a mesh that does not fit here
+//! spends no name and no address; and against the reply, which alone binds.
+//!
 //! The keys are on disk before the coordinator hears of them and the reply is kept by the caller, so that a lost reply
 //! or a crash in between costs nothing: the same token with the same keys gives the same identity again.
 
 use crate::ask::{AskError, ask};
 use crate::clock;
-use crate::host::Ground;
+use crate::ground::Ground;
 use crate::link::{HostRoute, LinkError};
 use crate::state::{Keys, Membership, Standing, StateError};
 use bytes::Bytes;
+use ipnet::IpNet;
 use mesh_proto::certificate::{CertificateError, Member, certificate_request, read_certificate};
-use mesh_proto::convert::{self, WireError};
+use mesh_proto::convert::{self, Wire as _, WireError};
 use mesh_proto::dial::{Connection, DialError, Dialer, Failure};
-use mesh_proto::join_proof::{Statement, prove};
+use mesh_proto::join_proof::{Exporter, Statement, prove};
 use mesh_proto::tls::{Expect, system_clock};
 use mesh_proto::v1::membership_client::MembershipClient;
-use mesh_proto::v1::{ChallengeRequest, JoinReply, JoinRequest};
+use mesh_proto::v1::{ChallengeReply, ChallengeRequest, JoinReply, JoinRequest};
 use mesh_types::netmap::Certificate;
 use mesh_types::{
-    JoinToken, MeshConfig, MeshDuration, MeshId, MeshTime, NodeName, NodeRecord, PublicKey, Revision, Role,
+    JoinToken, MeshConfig, MeshDuration, MeshId, MeshTime, NodeName, NodeRecord, Overlay, PublicKey, Revision, Role,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -73,15 +77,17 @@ pub(crate) enum JoinError {
     /// The coordinator's reply is not one.
     #[error("the coordinator's reply is not understood ({0}): are meshctl there and here of the same version?")]
     Reply(String),
+    /// Our own certificate request could not be made.
+    #[error("cannot ask for a certificate: {0}")]
+    Request(#[from] CertificateError),
     /// The overlay would hide a route of this host.
     #[error(
-        "the mesh's range {} overlaps this host's route {}: remove that route, or make a mesh with another --overlay",
-        overlay,
-        Listed(routes)
+        "{}: remove or narrow that route and join again with the same token, or make a mesh with another --overlay",
+        Listed(overlay, routes)
     )]
     Overlap {
         /// The mesh's ranges.
-        overlay: mesh_types::Overlay,
+        overlay: Overlay,
         /// The host's routes in the way.
         routes: Vec<HostRoute>,
     },
@@ -100,12 +106,17 @@ impl JoinError {
     }
 }
 
-struct Listed<'a>(&'a [HostRoute]);
+struct Listed<'a>(&'a Overlay, &'a [HostRoute]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, route) in self.0.iter().enumerate() {
-            write!(f, "{}{route}", if index == 0 { "" } else { ", " })?;
+        for (index, route) in self.1.iter().enumerate() {
+            let range = match route.destination {
+                IpNet::V4(_) => IpNet::from(self.0.v4),
+                IpNet::V6(_) => IpNet::from(self.0.v6),
+            };
+            let separator = if index == 0 { "" } else { ", and " };
+            write!(f, "{separator}the mesh's range {range} overlaps this host's route {route}")?;
         }
         Ok(())
     }
@@ -118,12 +129,13 @@ pub(crate) async fn join(join: Join) -> Result<Membership, JoinError> {
     }
     let (reply, authority) = ask_patiently(&join).await?;
     let membership = read_reply(reply, authority, &join)?;
-    let overlay = membership.config.overlay;
-    let routes = join.ground.overlaps(overlay).await?;
-    if !routes.is_empty() {
-        return Err(JoinError::Overlap { overlay, routes });
-    }
+    check_routes(membership.config.overlay, &join).await?;
     Ok(membership)
+}
+
+async fn check_routes(overlay: Overlay, join: &Join) -> Result<(), JoinError> {
+    let routes = join.ground.overlaps(overlay).await?;
+    if routes.is_empty() { Ok(()) } else { Err(JoinError::Overlap { overlay, routes }) }
 }
 
 /// Repeats while coordinators answer that they cannot write just now.
@@ -133,42 +145,52 @@ async fn ask_patiently(join: &Join) -> Result<(JoinReply, Certificate), JoinErro
     let until = Instant::now() + PATIENCE;
     loop {
         match ask(&dialer, &join.token.addresses, expect, |connection| ask_once(join.clone(), connection)).await {
-            Ok(reply) => return Ok(reply),
+            Ok(answer) => return answer,
             Err(AskError::Unavailable(..)) if Instant::now() < until => sleep(REPEAT).await,
             Err(error) => return Err(explain(error)),
         }
     }
 }
 
-async fn ask_once(join: Join, connection: Connection) -> Result<(JoinReply, Certificate), Status> {
-    let internal = |error: &dyn fmt::Display| Status::failed_precondition(error.to_string());
+/// What it comes to on one connection; a [`Status`] is the coordinator's, all else this host's own.
+async fn ask_once(join: Join, connection: Connection) -> Result<Result<(JoinReply, Certificate), JoinError>, Status> {
     let mut client = MembershipClient::new(connection.channel);
     let challenge = client.challenge(ChallengeRequest {}).await?.into_inner();
     warn_of_clock(MeshTime(challenge.time));
-    let public_key: PublicKey =
-        convert::field("ChallengeReply.public_key", &challenge.public_key).map_err(|error| internal(&error))?;
-    let request = certificate_request(&join.keys.identity).map_err(|error| internal(&error))?;
+    let request = match prepare(&join, challenge, &connection.exporter).await {
+        Ok(request) => request,
+        Err(error) => return Ok(Err(error)),
+    };
+    let reply = client.join(request).await?;
+    Ok(Ok((reply.into_inner(), connection.authority)))
+}
+
+/// Looks whether this host can be a node of the mesh, while nothing is given away yet, and answers the challenge.
+async fn prepare(join: &Join, challenge: ChallengeReply, exporter: &Exporter) -> Result<JoinRequest, JoinError> {
+    let wire = |error: WireError| JoinError::Reply(error.to_string());
+    if let Some(overlay) = challenge.overlay {
+        check_routes(Overlay::from_wire(overlay).map_err(wire)?, join).await?;
+    }
+    let theirs: PublicKey = convert::field("ChallengeReply.public_key", &challenge.public_key).map_err(wire)?;
+    let request = certificate_request(&join.keys.identity)?;
     let statement = Statement {
-        exporter: &connection.exporter,
+        exporter,
         mesh: join.token.mesh,
         token: join.token.id,
         public_key: join.keys.public_key(),
         identity_key: join.keys.identity_key(),
         certificate_request: &request,
     };
-    let proof = prove(&statement, &join.keys.wireguard, public_key).map_err(|error| internal(&error))?;
-    let reply = client
-        .join(JoinRequest {
-            mesh: Bytes::copy_from_slice(join.token.mesh.as_bytes()),
-            token_id: Bytes::copy_from_slice(join.token.id.as_bytes()),
-            token_secret: Bytes::copy_from_slice(join.token.secret.as_bytes()),
-            public_key: Bytes::copy_from_slice(statement.public_key.as_bytes()),
-            certificate_request: Bytes::copy_from_slice(&request),
-            name: join.name.to_string(),
-            proof: Bytes::copy_from_slice(&proof),
-        })
-        .await?;
-    Ok((reply.into_inner(), connection.authority))
+    let proof = prove(&statement, &join.keys.wireguard, theirs).map_err(|error| JoinError::Reply(error.to_string()))?;
+    Ok(JoinRequest {
+        mesh: Bytes::copy_from_slice(join.token.mesh.as_bytes()),
+        token_id: Bytes::copy_from_slice(join.token.id.as_bytes()),
+        token_secret: Bytes::copy_from_slice(join.token.secret.as_bytes()),
+        public_key: Bytes::copy_from_slice(statement.public_key.as_bytes()),
+        name: join.name.to_string(),
+        proof: Bytes::copy_from_slice(&proof),
+        certificate_request: Bytes::from(request),
+    })
 }
 
 fn warn_of_clock(theirs: MeshTime) {

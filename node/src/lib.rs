@@ -7,6 +7,7 @@ pub mod clock;
 pub mod daemon;
 pub mod device;
 pub mod failure;
+pub mod ground;
 pub mod guard;
 pub mod host;
 mod join;

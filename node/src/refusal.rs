@@ -93,7 +93,7 @@ fn join_code(error: &JoinError) -> Code {
         JoinError::Clock(..) | JoinError::Authority(_) | JoinError::Overlap { .. } | JoinError::Refused(_) => {
             Code::FailedPrecondition
         }
-        JoinError::Link(_) | JoinError::State(_) | JoinError::Reply(_) => Code::Internal,
+        JoinError::Link(_) | JoinError::State(_) | JoinError::Reply(_) | JoinError::Request(_) => Code::Internal,
     }
 }
 

@@ -17,8 +17,11 @@ use mesh_proto::v1::{
     DownRequest, LocalJoinRequest, LocalLeaveRequest, PingRequest, StatusReply, StatusRequest, UpRequest,
 };
 use mesh_types::{Fingerprint, JoinToken, Role, TokenId};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use stage::{Mood, Pretence, Stage, overlay, peer};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -91,6 +94,20 @@ impl Daemon {
         drop(self.stop.take());
         timeout(PATIENCE, &mut self.task).await.unwrap().unwrap().unwrap();
     }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+}
+
+/// Whether there is such a process.
+fn is_alive(process: u32) -> bool {
+    nix::sys::signal::kill(Pid::from_raw(process.cast_signed()), None).is_ok()
 }
 
 fn home() -> TempDir {
@@ -196,16 +213,21 @@ async fn a_refused_join_says_why_and_leaves_nothing_on_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overlay_that_would_hide_a_route_of_the_host_is_refused_by_name() {
+async fn an_overlay_that_would_hide_a_route_of_the_host_is_refused_by_name_before_anything_is_registered() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     ground.set_routes(vec![HostRoute { destination: "198.18.7.0/24".parse().unwrap(), interface: "eth0".to_owned() }]);
     let mut daemon = start(home.path(), &ground, &[]).await;
-    let error = daemon.join(&stage.token).await.unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
-    assert!(error.message().contains("overlaps this host's route 198.18.7.0/24 through eth0"), "{error}");
-    assert!(ground.device().unwrap().is_removed());
-    assert_eq!(ground.link(), None, "no address was ever given");
-
+    // A coordinator that does not tell its ranges beforehand is found out by its reply.
+    for (mood, registered) in [(Mood::Willing, 0), (Mood::Discreet, 1)] {
+        stage.set_mood(mood);
+        let error = daemon.join(&stage.token).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        let named = "range 198.18.0.0/16 overlaps this host's route 198.18.7.0/24 through eth0: remove";
+        assert!(error.message().contains(named), "{error}");
+        assert_eq!(stage.joined_keys().len(), registered, "{mood:?}");
+        assert!(ground.device().unwrap().is_removed());
+        assert_eq!(ground.link(), None, "no address was ever given");
+    }
     ground.set_routes(Vec::new());
     daemon.join(&stage.token).await.unwrap();
     daemon.stop().await;
@@ -334,6 +356,29 @@ async fn a_device_that_a_run_cut_off_in_down_left_behind_is_taken_away_by_the_ne
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_outlives_its_daemon_has_a_guard_beside_it_as_long_as_it_stands() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    ground.outlive(&home.path().join("state"));
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    assert_eq!(ground.guards(), [], "there is no device yet");
+    daemon.join(&stage.token).await.unwrap();
+    let [first] = ground.guards()[..] else { panic!("{:?}", ground.guards()) };
+    assert!(is_alive(first));
+
+    nix::sys::signal::kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
+    until(|| ground.guards().len() == 2).await;
+    assert!(is_alive(ground.guards()[1]), "another has taken the place of the one that was killed");
+
+    daemon.client.down(DownRequest {}).await.unwrap();
+    assert_eq!(ground.guards().into_iter().filter(|&guard| is_alive(guard)).count(), 0);
+    daemon.client.up(UpRequest {}).await.unwrap();
+    daemon.client.leave(LocalLeaveRequest { force: false }).await.unwrap();
+    assert_eq!(ground.guards().len(), 3);
+    assert_eq!(ground.guards().into_iter().filter(|&guard| is_alive(guard)).count(), 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_old_stream_is_not_missed_yet_comes_in_as_soon_as_it_is() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;
@@ -458,6 +503,22 @@ async fn a_damaged_membership_is_named_and_not_thrown_away() {
     let failure = timeout(PATIENCE, task).await.unwrap().unwrap().unwrap_err();
     assert!(failure.to_string().contains("membership is damaged"), "{failure}");
     assert!(path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_its_key_does_not_start_as_somebody_else() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    daemon.stop().await;
+    let path = home.path().join("state").join("wireguard.key");
+    std::fs::remove_file(&path).unwrap();
+    let (_stop, task) = spawn(home.path(), &ground, &[]);
+    let failure = timeout(PATIENCE, task).await.unwrap().unwrap().unwrap_err();
+    let said = failure.to_string();
+    assert!(said.contains(path.to_str().unwrap()) && said.contains("restore") && said.contains("join again"), "{said}");
+    assert_eq!(failure.exit_code(), ExitCode::from(5));
+    assert!(!path.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,15 @@
 //! `meshctl down`, `up` and `leave`.
+//!
+//! What `join` started and enabled, `leave` stops and disables: the membership first, its daemon after it.
 
 use super::{Context, coordinator};
 use crate::args::Leave;
+use crate::daemons;
 use crate::exit::{Exit, Failure};
+use crate::paths::Paths;
 use crate::reach::{self, ask};
 use mesh_proto::v1::{DownRequest, LocalLeaveRequest, UpRequest};
+use std::io;
 
 pub(super) async fn down(context: &Context) -> Result<Exit, Failure> {
     ask(reach::ANSWER, reach::node(&context.paths).await?.down(DownRequest {})).await?;
@@ -42,15 +47,19 @@ pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Fail
         None if leave.destroy => coordinator::check_ended(context)?,
         _ => {}
     }
-    let request = LocalLeaveRequest { force: leave.force };
-    let reply = ask(reach::JOIN, reach::node(&context.paths).await?.leave(request)).await?;
-    if reply.told {
-        context.note("This host has left the mesh.");
-    } else {
-        context.note(
-            "This host has forgotten the mesh, but no coordinator knows: `meshctl node remove` there ends its membership.",
-        );
-    }
+    let note = match reach::node(&context.paths).await {
+        Err(failure) if failure.exit == Exit::NotRunning && is_forgotten(&context.paths) => "This host is in no mesh.",
+        Err(failure) => return Err(failure),
+        Ok(mut client) => match ask(reach::JOIN, client.leave(LocalLeaveRequest { force: leave.force })).await?.told {
+            true => "This host has left the mesh.",
+            false => {
+                "This host has forgotten the mesh, but no coordinator knows: `meshctl node remove` there ends its \
+                 membership."
+            }
+        },
+    };
+    daemons::retire_node(&context.globals, &context.paths).await?;
+    context.note(note);
     match own {
         Some((name, _)) if leave.destroy => coordinator::end_mesh(context, &name).await?,
         Some((name, _)) => context.note(format_args!(
@@ -59,4 +68,10 @@ pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Fail
         None => {}
     }
     Ok(Exit::Done)
+}
+
+/// Whether a node was here and has left.
+fn is_forgotten(paths: &Paths) -> bool {
+    let absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    paths.node_state.is_dir() && paths.membership().symlink_metadata().is_err_and(absent)
 }

@@ -30,8 +30,11 @@ impl Membership for MembershipService {
         let caller = connection(&request)?;
         self.0.ration(Act::CallAsStranger(caller.remote.ip()))?;
         let challenge = self.0.challenger.challenge(&caller.exporter);
-        let time = self.0.clock.now().mesh.0;
-        Ok(Response::new(v1::ChallengeReply { public_key: Bytes::copy_from_slice(challenge.as_bytes()), time }))
+        Ok(Response::new(v1::ChallengeReply {
+            public_key: Bytes::copy_from_slice(challenge.as_bytes()),
+            time: self.0.clock.now().mesh.0,
+            overlay: self.0.view().read(|registry| registry.config().map(|config| config.overlay.to_wire())),
+        }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {

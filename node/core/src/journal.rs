@@ -12,12 +12,9 @@
 //! without the beginning too. So a damaged frame at the end was cut by a crash, and what stands before it counts; one
 //! with an intact frame behind it was damaged later, and is refused.
 
-use crate::clock::StoredClock;
-use crate::netmap::{Delta, Netmap};
-use mesh_types::{Incarnation, MeshId, NodeId};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+pub use crate::memory::{Cache, Intent, Record};
+
+use mesh_types::{MeshId, NodeId};
 use thiserror::Error;
 
 const MAGIC: [u8; 8] = *b"MESHJRNL";
@@ -27,57 +24,6 @@ const FRAME_LEN: usize = 8;
 const RECORD_VERSION: u8 = 1;
 /// Bytes of one frame: a netmap of 65,536 nodes has some 30 million.
 const MAX_FRAME: usize = 64 << 20;
-
-/// Whether the interface shall be there.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
-pub enum Intent {
-    /// As long as the node is a member.
-    #[default]
-    Up,
-    /// Taken down by hand; the membership stays.
-    Down,
-}
-
-/// One change of what a node remembers.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
-pub enum Record {
-    /// All of the netmap.
-    Netmap(Box<Netmap>),
-    /// What changed in the netmap.
-    Delta(Delta),
-    /// Where a peer last answered from.
-    Endpoint {
-        /// The peer.
-        node: NodeId,
-        /// The place.
-        endpoint: SocketAddr,
-    },
-    /// Mesh time.
-    Clock(StoredClock),
-    /// Up or down.
-    Intent(Intent),
-    /// The highest incarnation that this node's presence has used.
-    Incarnation(Incarnation),
-}
-
-/// All that a node remembers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Cache {
-    /// The mesh that it is of.
-    pub mesh: MeshId,
-    /// The node that it is of.
-    pub node: NodeId,
-    /// The netmap, once there is one.
-    pub netmap: Option<Netmap>,
-    /// Where each peer last answered from.
-    pub endpoints: BTreeMap<NodeId, SocketAddr>,
-    /// Mesh time, once heard.
-    pub clock: Option<StoredClock>,
-    /// Up or down.
-    pub intent: Intent,
-    /// The highest incarnation used.
-    pub incarnation: Incarnation,
-}
 
 /// Why a journal was not taken.
 #[derive(Debug, Error, PartialEq, Eq, Clone)]
@@ -133,19 +79,6 @@ pub fn encode_all(records: &[Record]) -> Vec<u8> {
 }
 
 impl Cache {
-    /// Remembers nothing yet.
-    pub fn new(mesh: MeshId, node: NodeId) -> Self {
-        Self {
-            mesh,
-            node,
-            netmap: None,
-            endpoints: BTreeMap::new(),
-            clock: None,
-            intent: Intent::Up,
-            incarnation: Incarnation(0),
-        }
-    }
-
     /// Reads a journal of `node` in `mesh`: what it remembers, and how many of the bytes count.
     ///
     /// An empty file, or one cut within its header, is a journal that was never finished: nothing, 0 bytes.
@@ -182,30 +115,6 @@ impl Cache {
             out.extend_from_slice(&encode(&record));
         }
         out
-    }
-
-    /// Takes one change. A removed peer's endpoint goes with it.
-    pub fn apply(&mut self, record: &Record) {
-        match record {
-            Record::Netmap(netmap) => {
-                self.endpoints.retain(|id, _| netmap.nodes.contains_key(id));
-                self.netmap = Some((**netmap).clone());
-            }
-            Record::Delta(delta) => {
-                if let Some(netmap) = &mut self.netmap {
-                    netmap.apply(delta);
-                    self.endpoints.retain(|id, _| netmap.nodes.contains_key(id));
-                }
-            }
-            Record::Endpoint { node, endpoint } => {
-                if self.netmap.as_ref().is_some_and(|n| n.nodes.contains_key(node)) {
-                    self.endpoints.insert(*node, *endpoint);
-                }
-            }
-            Record::Clock(clock) => self.clock = Some(*clock),
-            Record::Intent(intent) => self.intent = *intent,
-            Record::Incarnation(incarnation) => self.incarnation = *incarnation,
-        }
     }
 
     fn header(&self) -> Vec<u8> {
@@ -273,8 +182,10 @@ fn decode(payload: &[u8]) -> Option<Vec<Record>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::StoredClock;
+    use crate::netmap::{Delta, Netmap};
     use mesh_types::{
-        Epoch, IdentityKey, MeshConfig, MeshDuration, MeshTime, NodeRecord, Overlay, PublicKey, Revision,
+        Epoch, IdentityKey, Incarnation, MeshConfig, MeshDuration, MeshTime, NodeRecord, Overlay, PublicKey, Revision,
     };
     use proptest::prelude::*;
 

@@ -4,11 +4,13 @@
 //! always as the last argument. [`journal`] is the codec of what a node remembers over restarts.
 
 pub mod action;
+mod allowance;
 pub mod clock;
 pub mod device;
 pub mod diff;
 mod heard;
 pub mod journal;
+mod memory;
 pub mod netmap;
 pub mod node;
 mod pace;
@@ -18,6 +20,7 @@ mod presence;
 pub mod probe;
 mod random;
 pub mod status;
+mod view;
 
 pub use action::{Action, DesiredLink, EndReason, Link, Pong, Warning};
 pub use clock::{BootTime, Now};

@@ -7,12 +7,14 @@
 //!
 //! It decides only; sending, and changing the device, are its owner's.
 
+use crate::allowance::Allowance;
 use crate::clock::{BootTime, Now};
 use crate::device::ActualPeer;
 use crate::pace::Pace;
 use crate::place::places;
 use crate::probe::{Probe, ProbeKind};
 use crate::random::Random;
+use crate::view::{Online, View};
 use mesh_types::{Candidate, Incarnation, MeshTime};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -62,6 +64,7 @@ pub(crate) struct Path {
     asked: Option<BootTime>,
     /// From the last request to its reply; none until one came.
     latency: Option<Duration>,
+    answers: Allowance,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,26 +139,6 @@ pub(crate) struct Aim {
     pub(crate) recreate: bool,
 }
 
-/// What a coordinator knows of a peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Online {
-    Yes,
-    No,
-    Unknown,
-}
-
-/// What a path needs to know of the rest of the node.
-pub(crate) struct View<'a> {
-    /// This host's own addresses.
-    pub(crate) underlay: &'a [IpAddr],
-    /// Where the peer last answered from, in this life or an earlier one.
-    pub(crate) worked: Option<SocketAddr>,
-    /// What a coordinator says.
-    pub(crate) online: Online,
-    /// Whether the device was looked at just now.
-    pub(crate) fresh: bool,
-}
-
 impl Path {
     /// A peer of which nothing is known.
     pub(crate) fn new(now: BootTime) -> Self {
@@ -170,6 +153,7 @@ impl Path {
             round: None,
             asked: None,
             latency: None,
+            answers: Allowance::new(now),
         }
     }
 
@@ -255,6 +239,11 @@ impl Path {
             self.round = None;
             self.phase = Phase::Settled;
         }
+    }
+
+    /// Whether a request of the peer is answered: only so many in a second are.
+    pub(crate) fn may_answer(&mut self, now: BootTime) -> bool {
+        self.answers.take(now)
     }
 
     /// Takes the measure of a ping.

@@ -1,6 +1,6 @@
 //! Where a peer may be, in the order in which it is looked for.
 
-use crate::path::View;
+use crate::view::View;
 use mesh_types::{Candidate, CandidateKind};
 use std::net::{IpAddr, SocketAddr};
 
@@ -77,7 +77,7 @@ fn share_network(a: IpAddr, b: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::Online;
+    use crate::view::Online;
 
     fn order(listed: &[&str], underlay: &[&str], worked: Option<&str>, away: Option<&str>) -> Vec<String> {
         let candidates: Vec<_> = listed

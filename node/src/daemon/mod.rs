@@ -18,6 +18,7 @@ use crate::link::{LinkError, Monitor, Underlay};
 use crate::local::{Answer, Request};
 use crate::options::Options;
 use crate::probe::Datagram;
+use crate::refusal::Refusal;
 use crate::session::{News, Session};
 use crate::state::{Keys, Membership, Standing, StateDir};
 use crate::token;
@@ -84,6 +85,7 @@ enum Outcome {
 /// Something to do that takes a moment, asked for by an event.
 enum Step {
     BeginJoin { token: JoinToken, name: Option<NodeName>, by_file: bool },
+    EndJoin { refusal: Refusal, by_file: bool },
     BecomeMember { membership: Box<Membership>, fresh: bool },
     Forget { told: bool },
     TakeDown,

@@ -36,8 +36,9 @@ impl Daemon {
         match step {
             Step::BeginJoin { token, name, by_file } => match self.host.prepare().await {
                 Ok(()) => self.begin_join(token, name, by_file),
-                Err(error) => self.join_failed(Refusal::Host(error), by_file),
+                Err(error) => self.end_join(Refusal::Host(error), by_file).await,
             },
+            Step::EndJoin { refusal, by_file } => self.end_join(refusal, by_file).await,
             Step::BecomeMember { membership, fresh } => self.become_member(*membership, fresh),
             // What fails is in the log, and tried again.
             Step::TakeDown => drop(self.host.take_down().await),
@@ -95,13 +96,15 @@ impl Daemon {
     pub(super) fn handle_joined(&mut self, membership: Box<Membership>) {
         match self.state.begin_membership(&membership) {
             Ok(()) => self.steps.push(Step::BecomeMember { membership, fresh: true }),
-            Err(error) => self.join_failed(Refusal::State(error), false),
+            Err(error) => self.steps.push(Step::EndJoin { refusal: Refusal::State(error), by_file: false }),
         }
     }
 
-    pub(super) fn join_failed(&mut self, refusal: Refusal, by_file: bool) {
+    /// Tells that a join has failed, once nothing of it is left on the host.
+    async fn end_join(&mut self, refusal: Refusal, by_file: bool) {
         warn!(error = %refusal, "not joined");
-        self.steps.push(Step::TakeDown);
+        // What fails is in the log, and tried again.
+        drop(self.host.take_down().await);
         self.life = match self.state.membership() {
             Ok(Some(membership)) => Life::Removed(Box::new(membership)),
             _ => Life::New,
@@ -205,7 +208,9 @@ impl Daemon {
             // It ended in the moment in which another took its place.
             Outcome::Joined { by_file, .. } if !self.is_joining(by_file) => {}
             Outcome::Joined { result: Ok(membership), .. } => self.handle_joined(membership),
-            Outcome::Joined { result: Err(error), by_file } => self.join_failed(Refusal::Join(error), by_file),
+            Outcome::Joined { result: Err(error), by_file } => {
+                self.steps.push(Step::EndJoin { refusal: Refusal::Join(error), by_file });
+            }
             Outcome::Left(result) => self.handle_left(result),
             Outcome::RenewedKey(renewed) => {
                 if let Life::Member(member) = &mut self.life {

@@ -35,6 +35,15 @@ pub enum DeviceError {
         /// Its public key.
         found: String,
     },
+    /// A WireGuard device without a key has the name, and not one that an earlier run of ours was about to give its key.
+    #[error(
+        "interface {interface} is a WireGuard device without a key that somebody else made: it is left alone; choose \
+         another name with --interface, or remove it with `ip link delete {interface}`"
+    )]
+    Keyless {
+        /// The name given.
+        interface: String,
+    },
     /// The process lacks the right to make or change interfaces.
     #[error("no right to {doing}: run as root or with CAP_NET_ADMIN")]
     Privilege {
@@ -106,6 +115,11 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// Whether the interface's name belongs to somebody else.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::NameTaken { .. } | Self::ForeignKey { .. } | Self::Keyless { .. })
+    }
+
     /// Names what was tried, and tells a lack of rights from other refusals.
     pub(crate) fn system(doing: impl Into<String>, source: io::Error) -> Self {
         let doing = doing.into();

@@ -1,12 +1,13 @@
 //! The kernel's WireGuard, over generic netlink.
 //!
 //! The device outlives this program: it is left running at the end, and taken over by its key at the next start with not
-//! a packet lost. Ownership is checked through `wireguard-control`; changes and readings go in batches of our own, as
+//! a packet lost. Between making and keying it bears a mark instead, see [`mark`], so that what a crash leaves there is
+//! known for ours. The key is read through `wireguard-control`; changes and readings go in batches of our own, as
 //! that crate sends a peer whole for each change, brings a removed peer back, and does not join a peer that a dump cuts
 //! in two.
 
 use super::{Backend, Device, DeviceError, kernel_message};
-use crate::link::netlink::{Background, Netlink, TIMEOUT};
+use crate::link::netlink::{Background, Link, Netlink, TIMEOUT};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use genetlink::{GenetlinkError, GenetlinkHandle};
@@ -34,7 +35,14 @@ pub struct Kernel {
     _task: Background,
 }
 
+/// What the kernel calls such an interface.
+const KIND: &str = "wireguard";
+
+/// The group of an interface that nobody has put into one.
+const UNMARKED: u32 = 0;
+
 /// Whose an interface is.
+#[derive(Debug)]
 enum Owner {
     Nobody,
     Us(u32),
@@ -52,7 +60,8 @@ impl Kernel {
                 Self::attach(netlink, interface, index)
             }
             Owner::Nobody => {
-                netlink.add_wireguard_link(interface).await.map_err(|error| creation_error(interface, error))?;
+                let made = netlink.add_wireguard_link(interface, ours.map_or(UNMARKED, mark)).await;
+                made.map_err(|error| creation_error(interface, error))?;
                 let link = netlink.link(interface).await.map_err(|e| looking_at(interface, e))?;
                 let index = link.ok_or_else(|| DeviceError::Gone { interface: interface.to_owned() })?.index;
                 Self::attach(netlink, interface, index)
@@ -188,16 +197,31 @@ async fn owner(netlink: &Netlink, interface: &str, ours: Option<PublicKey>) -> R
     let Some(link) = netlink.link(interface).await.map_err(|error| looking_at(interface, error))? else {
         return Ok(Owner::Nobody);
     };
-    if link.kind != "wireguard" {
-        return Ok(Owner::Other(DeviceError::NameTaken { interface: interface.to_owned(), kind: link.kind }));
-    }
-    let found = public_key(interface).await?;
-    Ok(match found {
-        Some(key) if Some(key) != ours => {
-            Owner::Other(DeviceError::ForeignKey { interface: interface.to_owned(), found: key.to_string() })
+    let key = if link.kind == KIND { public_key(interface).await? } else { None };
+    Ok(judge(&link, key, ours))
+}
+
+/// A device is ours when its key is ours. One without a key is ours when it bears our mark: that is what a crash between
+/// making and keying leaves behind. Any other was made by somebody who is about to use it.
+fn judge(link: &Link, key: Option<PublicKey>, ours: Option<PublicKey>) -> Owner {
+    let interface = link.name.clone();
+    match (key, ours) {
+        _ if link.kind != KIND => Owner::Other(DeviceError::NameTaken { interface, kind: link.kind.clone() }),
+        (Some(key), ours) if Some(key) != ours => {
+            Owner::Other(DeviceError::ForeignKey { interface, found: key.to_string() })
+        }
+        (None, ours) if ours.is_none_or(|ours| link.group != mark(ours)) => {
+            Owner::Other(DeviceError::Keyless { interface })
         }
         _ => Owner::Us(link.index),
-    })
+    }
+}
+
+/// The group that a device of this key is made in. It is the one property of a link that Linux lets its maker choose in
+/// the same breath, and nobody else sets by chance.
+fn mark(ours: PublicKey) -> u32 {
+    let [a, b, c, d, ..] = *ours.as_bytes();
+    u32::from_be_bytes([a, b, c, d]).max(UNMARKED + 1)
 }
 
 /// Asks for the key that an existing device has.
@@ -237,5 +261,55 @@ fn generic_error(error: GenetlinkError) -> io::Error {
     match error {
         GenetlinkError::NetlinkError(error) => error,
         error => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: PublicKey = PublicKey::from_bytes([7; 32]);
+    const OTHER: PublicKey = PublicKey::from_bytes([9; 32]);
+
+    fn verdict(kind: &str, group: u32, key: Option<PublicKey>, ours: Option<PublicKey>) -> &'static str {
+        let link = Link {
+            index: 3,
+            name: "mesh0".to_owned(),
+            kind: kind.to_owned(),
+            mtu: 1_420,
+            up: false,
+            running: false,
+            loopback: false,
+            group,
+        };
+        match judge(&link, key, ours) {
+            Owner::Us(3) => "ours",
+            Owner::Other(DeviceError::NameTaken { .. }) => "another kind",
+            Owner::Other(DeviceError::ForeignKey { .. }) => "another key",
+            Owner::Other(DeviceError::Keyless { .. }) => "no key",
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_device_is_ours_by_its_key_or_before_it_has_one_by_the_mark_of_that_key() {
+        for (kind, group, key, ours, expected) in [
+            (KIND, mark(OURS), Some(OURS), Some(OURS), "ours"),
+            (KIND, UNMARKED, Some(OURS), Some(OURS), "ours"),
+            (KIND, mark(OURS), None, Some(OURS), "ours"),
+            (KIND, UNMARKED, None, Some(OURS), "no key"),
+            (KIND, mark(OTHER), None, Some(OURS), "no key"),
+            (KIND, mark(OURS), Some(OTHER), Some(OURS), "another key"),
+            (KIND, UNMARKED, None, None, "no key"),
+            (KIND, UNMARKED, Some(OTHER), None, "another key"),
+            ("veth", mark(OURS), None, Some(OURS), "another kind"),
+        ] {
+            assert_eq!(verdict(kind, group, key, ours), expected, "{kind} {group} {key:?} {ours:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_mark() {
+        assert_ne!(mark(PublicKey::from_bytes([0; 32])), UNMARKED);
     }
 }

@@ -103,9 +103,9 @@ pub trait Device: Send {
 
 /// Makes the interface, or takes over the one of that name if it is ours.
 ///
-/// A kernel device is ours when its public key is `ours`; its sessions go on undisturbed. One without a key carries no
-/// traffic and is taken over as well: that is what a crash between making and keying leaves behind. Anything else of
-/// that name is refused.
+/// A kernel device is ours when its public key is `ours`; its sessions go on undisturbed. So is one without a key that
+/// was made for `ours`: that is what a crash between making and keying leaves behind. Anything else of that name is
+/// refused.
 pub async fn open(
     interface: &str,
     choice: BackendChoice,
@@ -118,7 +118,7 @@ pub async fn open(
         BackendChoice::Auto => match kernel::Kernel::open(interface, ours).await {
             Ok(device) => Ok(Box::new(device)),
             // Another's interface is as much in the way of the other backend.
-            Err(error @ (DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. })) => Err(error),
+            Err(error) if error.is_taken() => Err(error),
             Err(kernel) => {
                 info!(interface, reason = %kernel, "no kernel WireGuard here, taking the userspace engine");
                 open_userspace(interface, ours).await.map_err(|userspace| DeviceError::NoBackend {
@@ -130,21 +130,16 @@ pub async fn open(
     }
 }
 
-/// Takes away the device of that name if it has the key `ours`: an earlier run left it. Says whether there was one.
-///
-/// Unlike [`open`] it leaves one without a key alone: that one may be anybody's.
+/// Takes away the device of that name if it is ours, as [`open`] judges: an earlier run left it. Says whether there was
+/// one.
 pub async fn clear(interface: &str, ours: PublicKey) -> Result<bool, DeviceError> {
     check_name(interface)?;
-    let mut device = match kernel::Kernel::adopt(interface, Some(ours)).await {
-        Ok(Some(device)) => device,
-        Ok(None) | Err(DeviceError::NameTaken { .. } | DeviceError::ForeignKey { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if device.read().await?.public_key != Some(ours) {
-        return Ok(false);
+    match kernel::Kernel::adopt(interface, Some(ours)).await {
+        Ok(Some(device)) => Box::new(device).remove().await.map(|()| true),
+        Ok(None) => Ok(false),
+        Err(error) if error.is_taken() => Ok(false),
+        Err(error) => Err(error),
     }
-    Box::new(device).remove().await?;
-    Ok(true)
 }
 
 /// Opens the embedded engine, in place of our own kernel device if a former run left one.

@@ -43,6 +43,8 @@ pub(crate) struct Link {
     /// Whether packets get through: a cable is in, a radio is associated.
     pub(crate) running: bool,
     pub(crate) loopback: bool,
+    /// The number that it is grouped under; 0 unless somebody gave it one.
+    pub(crate) group: u32,
 }
 
 /// An address on an interface.
@@ -104,8 +106,9 @@ impl Netlink {
         }
     }
 
-    pub(crate) async fn add_wireguard_link(&self, name: &str) -> io::Result<()> {
-        call(self.handle.link().add(LinkWireguard::new(name).build()).execute()).await
+    pub(crate) async fn add_wireguard_link(&self, name: &str, group: u32) -> io::Result<()> {
+        let message = LinkWireguard::new(name).append_extra_attribute(LinkAttribute::Group(group)).build();
+        call(self.handle.link().add(message).execute()).await
     }
 
     /// Takes the interface away; it being gone already is as good. By index, so that another of its name is safe.
@@ -258,11 +261,13 @@ fn parse_link(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        group: 0,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {

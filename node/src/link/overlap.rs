@@ -96,6 +96,7 @@ mod tests {
             up: true,
             running: true,
             loopback: false,
+            group: 0,
         }
     }
 }

@@ -193,6 +193,7 @@ mod tests {
             up: true,
             running: true,
             loopback: name == "lo",
+            group: 0,
         }
     }
 

@@ -7,20 +7,24 @@
 mod files;
 mod journal;
 mod membership;
+mod post;
 
 pub use journal::JournalFile;
 pub use membership::{Membership, Standing};
+pub use post::Post;
 
 use crate::state::files::{MAX_FILE, aside, read_capped, replace, sync_directory};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use mesh_types::{IdentityKey, PrivateKey, PublicKey};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -30,8 +34,13 @@ const WIREGUARD: &str = "wireguard.key";
 const MEMBERSHIP: &str = "membership";
 const LISTEN_PORT: &str = "listen-port";
 const JOURNAL: &str = "journal";
+const GUARD: &str = "guard";
 /// Everything that [`StateDir::wipe`] takes away; the lock stays while it is held.
-const ALL: [&str; 5] = [MEMBERSHIP, JOURNAL, LISTEN_PORT, WIREGUARD, IDENTITY];
+const ALL: [&str; 6] = [MEMBERSHIP, JOURNAL, LISTEN_PORT, WIREGUARD, IDENTITY, GUARD];
+
+/// A guard holds the lock for the moment in which it looks; a daemon that starts just then waits for so many looks.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why the state directory cannot be used.
 #[derive(Debug, Error)]
@@ -61,6 +70,12 @@ pub enum StateError {
         /// What is wrong with it.
         why: String,
     },
+    /// The key that a membership rests on is gone.
+    #[error(
+        "{0} is missing, and this node is known to its mesh by that key: restore the file from a backup, or remove the \
+         state directory and join again as a new node (`meshctl node remove` on a coordinator's host ends the old one)"
+    )]
+    KeyMissing(PathBuf),
     /// A file was written by a later version.
     #[error("{path} has format {found}, this meshd knows up to {known}: upgrade meshd on this machine")]
     Newer {
@@ -94,6 +109,10 @@ pub struct Keys {
 }
 
 impl Keys {
+    fn new(identity: &[u8; 32], wireguard: &[u8; 32]) -> Self {
+        Self { identity: SigningKey::from_bytes(identity), wireguard: PrivateKey::from_bytes(*wireguard) }
+    }
+
     /// The public half of the identity key.
     pub fn identity_key(&self) -> IdentityKey {
         IdentityKey::from_bytes(self.identity.verifying_key().to_bytes())
@@ -134,11 +153,7 @@ impl StateDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(StateError::io("open", &lock_path))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => StateError::InUse(path.to_owned()),
-            errno => StateError::Io { action: "lock", path: lock_path.clone(), source: errno.into() },
-        })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: take_lock(lock, path)? })
     }
 
     /// Where it is.
@@ -146,11 +161,27 @@ impl StateDir {
         &self.path
     }
 
-    /// The node's keys; made, and durable, if they are not there yet.
+    /// The node's keys; made, and durable, if they are not there yet. A member's are never made anew: the mesh knows it
+    /// by those that it joined with.
     pub fn keys(&self) -> Result<Keys, StateError> {
-        let identity = SigningKey::from_bytes(&*self.secret(IDENTITY)?);
-        let wireguard = PrivateKey::from_bytes(*self.secret(WIREGUARD)?);
-        Ok(Keys { identity, wireguard })
+        let Some(member) = self.membership()? else {
+            let identity = self.secret(IDENTITY)?.map_or_else(|| self.make_secret(IDENTITY), Ok)?;
+            let wireguard = self.secret(WIREGUARD)?.map_or_else(|| self.make_secret(WIREGUARD), Ok)?;
+            return Ok(Keys::new(&identity, &wireguard));
+        };
+        let held = |name| self.secret(name)?.ok_or_else(|| StateError::KeyMissing(self.path.join(name)));
+        let keys = Keys::new(&*held(IDENTITY)?, &*held(WIREGUARD)?);
+        let known = [
+            (IDENTITY, keys.identity_key() == member.record.identity_key),
+            (WIREGUARD, keys.public_key() == member.record.public_key),
+        ];
+        match known.into_iter().find(|(_, known)| !known) {
+            None => Ok(keys),
+            Some((name, _)) => Err(StateError::Damaged {
+                path: self.path.join(name),
+                why: "it is not the key that this node joined with".to_owned(),
+            }),
+        }
     }
 
     /// The membership, if this node has joined.
@@ -213,14 +244,17 @@ impl StateDir {
         }
     }
 
-    /// Thirty-two secret bytes kept in `name` as base64, the form that `wg pubkey` reads; made if absent.
-    fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
+    /// Thirty-two secret bytes kept in `name` as base64, the form that `wg pubkey` reads; `None` if there are none.
+    fn secret(&self, name: &str) -> Result<Option<Secret>, StateError> {
         let path = self.path.join(name);
-        if let Some(text) = read_capped(&path, MAX_FILE)? {
-            let text = Zeroizing::new(text);
-            return decode_secret(&text)
-                .ok_or(StateError::Damaged { path, why: "expected 32 bytes in base64".to_owned() });
-        }
+        let Some(text) = read_capped(&path, MAX_FILE)? else { return Ok(None) };
+        let text = Zeroizing::new(text);
+        let damaged = StateError::Damaged { path, why: "expected 32 bytes in base64".to_owned() };
+        decode_secret(&text).map(Some).ok_or(damaged)
+    }
+
+    fn make_secret(&self, name: &str) -> Result<Secret, StateError> {
+        let path = self.path.join(name);
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice())
             .map_err(|error| StateError::io("make a key for", &path)(error.into()))?;
@@ -230,7 +264,21 @@ impl StateDir {
     }
 }
 
-fn decode_secret(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+fn take_lock(mut file: File, directory: &Path) -> Result<Flock<File>, StateError> {
+    for _ in 0..LOCK_TRIES {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(StateError::io("lock", &directory.join(LOCK))(errno.into())),
+        };
+        std::thread::sleep(LOCK_AGAIN);
+    }
+    Err(StateError::InUse(directory.to_owned()))
+}
+
+type Secret = Zeroizing<[u8; 32]>;
+
+fn decode_secret(text: &[u8]) -> Option<Secret> {
     let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).ok()?);
     bytes.as_slice().try_into().ok().map(Zeroizing::new)
 }

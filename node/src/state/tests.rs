@@ -92,6 +92,39 @@ fn a_damaged_key_is_named_and_never_replaced() {
     assert_eq!(fs::read(&path).unwrap(), b"short");
 }
 
+/// The membership that was joined with these keys.
+fn membership_with(keys: &Keys) -> Membership {
+    let mut membership = membership();
+    (membership.record.public_key, membership.record.identity_key) = (keys.public_key(), keys.identity_key());
+    membership
+}
+
+#[test]
+fn a_key_that_a_member_has_lost_is_named_and_never_made_anew() {
+    for name in [WIREGUARD, IDENTITY] {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path()).unwrap();
+        state.save_membership(&membership_with(&state.keys().unwrap())).unwrap();
+        let path = home.path().join(name);
+        let kept = fs::read(&path).unwrap();
+
+        fs::remove_file(&path).unwrap();
+        let error = state.keys().err().unwrap();
+        assert!(matches!(&error, StateError::KeyMissing(missing) if *missing == path), "{error}");
+        assert!(!path.exists(), "nothing was put in its place");
+
+        fs::copy(home.path().join(if name == WIREGUARD { IDENTITY } else { WIREGUARD }), &path).unwrap();
+        let error = state.keys().err().unwrap().to_string();
+        assert!(
+            error.contains(&format!("{name} is damaged (it is not the key that this node joined with)")),
+            "{error}"
+        );
+
+        fs::write(&path, kept).unwrap();
+        state.keys().unwrap();
+    }
+}
+
 #[test]
 fn a_membership_survives_its_file_and_a_later_format_is_refused() {
     let home = tempfile::tempdir().unwrap();

@@ -55,6 +55,7 @@ pub(crate) fn trials(kind: Kind) -> Vec<Trial> {
     if kind == Kind::Kernel {
         cases.extend(cases![
             a_device_with_another_key_is_refused,
+            a_device_without_a_key_is_ours_only_if_it_was_made_for_us,
             taking_over_changes_nothing,
             the_userspace_engine_replaces_our_kernel_device,
             another_reader_sees_the_same_device,
@@ -356,10 +357,6 @@ async fn auto_takes_the_kernel_where_it_works(stage: Stage) {
 async fn only_a_kernel_device_with_our_key_is_cleared_away(stage: Stage) {
     let clear = async |key| device::clear(INTERFACE, public_key(key)).await.unwrap();
     assert!(!clear(0).await, "there is none");
-    if stage.kind == Kind::Kernel {
-        drop(stage.open(None).await);
-        assert!(!clear(0).await, "without a key it may be anybody's");
-    }
     let _device = stage.keyed(PORT).await;
     for (key, expected) in [(5, false), (0, stage.kind == Kind::Kernel), (0, false)] {
         assert_eq!(clear(key).await, expected);
@@ -380,6 +377,26 @@ async fn a_device_with_another_key_is_refused(stage: Stage) {
             Err(DeviceError::ForeignKey { found, .. }) => assert_eq!(found, public_key(0).to_string()),
             other => panic!("expected a refusal, got {other:?}"),
         }
+    }
+}
+
+async fn a_device_without_a_key_is_ours_only_if_it_was_made_for_us(stage: Stage) {
+    // Cut off before it was given its key.
+    drop(stage.open(Some(public_key(0))).await);
+    for ours in [None, Some(public_key(5))] {
+        match stage.try_open(ours).await.map(drop) {
+            Err(DeviceError::Keyless { .. }) => {}
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+    assert!(!device::clear(INTERFACE, public_key(5)).await.unwrap());
+    drop(stage.open(Some(public_key(0))).await);
+    assert!(device::clear(INTERFACE, public_key(0)).await.unwrap());
+
+    netlink().link().add(rtnetlink::LinkWireguard::new(INTERFACE).build()).execute().await.unwrap();
+    match stage.try_open(Some(public_key(0))).await.map(drop) {
+        Err(DeviceError::Keyless { .. }) => {}
+        other => panic!("expected a refusal, got {other:?}"),
     }
 }
 

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use mesh_node::device::fake::{Fake, Handle};
 use mesh_node::device::{Backend, Device, DeviceError};
-use mesh_node::host::Ground;
+use mesh_node::ground::Ground;
+use mesh_node::guard::child::GuardChild;
 use mesh_node::link::{HostRoute, LinkConfig, LinkError};
 use mesh_node::probe::ProbeSockets;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
@@ -26,6 +27,7 @@ use mesh_types::{
     TokenSecret,
 };
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -71,6 +73,8 @@ pub(crate) enum Mood {
     /// Writes, but the reply is lost; then willing.
     LosesReply,
     TokenExpired,
+    /// Tells its ranges only to those who have joined.
+    Discreet,
 }
 
 #[derive(Default)]
@@ -246,7 +250,9 @@ impl Membership for Stage {
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
         let exporter = caller(&request).unwrap().exporter;
         let public_key = Bytes::copy_from_slice(self.challenger.challenge(&exporter).as_bytes());
-        Ok(Response::new(v1::ChallengeReply { public_key, time: now().0 }))
+        let discreet = self.book.lock().unwrap().mood == Mood::Discreet;
+        let overlay = (!discreet).then(|| self.config.overlay.to_wire());
+        Ok(Response::new(v1::ChallengeReply { public_key, time: now().0, overlay }))
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
@@ -267,7 +273,7 @@ impl Membership for Stage {
         book.push_back()?;
         book.joins.push((record.public_key, statement.token));
         match book.mood {
-            Mood::Willing => {}
+            Mood::Willing | Mood::Discreet => {}
             Mood::LosesReply => {
                 book.mood = Mood::Willing;
                 return Err(Status::unavailable("the reply is lost"));
@@ -365,6 +371,9 @@ struct PretenceState {
     /// Whether what stands cannot be taken away.
     clings: bool,
     routes: Vec<HostRoute>,
+    /// Where the state is by which a guard knows the device; without, devices end with the daemon.
+    outlives: Option<PathBuf>,
+    guards: Vec<u32>,
 }
 
 impl Pretence {
@@ -386,6 +395,16 @@ impl Pretence {
     /// Whether interfaces cannot be taken away any more, as when the right to do so is lost.
     pub(crate) fn cling(&self, clings: bool) {
         self.state.lock().unwrap().clings = clings;
+    }
+
+    /// Takes devices for the kernel's from now on, which outlive a daemon that keeps its things in `state_dir`.
+    pub(crate) fn outlive(&self, state_dir: &Path) {
+        self.state.lock().unwrap().outlives = Some(state_dir.to_owned());
+    }
+
+    /// The processes of all guards that were ever started, the latest last.
+    pub(crate) fn guards(&self) -> Vec<u32> {
+        self.state.lock().unwrap().guards.clone()
     }
 
     /// Lets nobody make interfaces from now on.
@@ -437,6 +456,14 @@ impl Ground for Pretence {
     fn probes(&self, _link: &mesh_node_core::Link) -> std::io::Result<Option<ProbeSockets>> {
         Ok(None)
     }
+
+    fn guard(&self) -> std::io::Result<Option<GuardChild>> {
+        let mut state = self.state.lock().unwrap();
+        let Some(state_dir) = &state.outlives else { return Ok(None) };
+        let guard = GuardChild::start_as(env!("CARGO_BIN_EXE_meshd").as_ref(), state_dir, "pretence")?;
+        state.guards.extend(guard.id());
+        Ok(Some(guard))
+    }
 }
 
 /// A device in memory that goes only if its ground lets it.
@@ -447,7 +474,8 @@ struct Clinging {
 
 impl Device for Clinging {
     fn backend(&self) -> Backend {
-        self.fake.backend()
+        let outlives = self.ground.state.lock().unwrap().outlives.is_some();
+        if outlives { Backend::Kernel } else { self.fake.backend() }
     }
 
     fn interface(&self) -> &str {

@@ -126,3 +126,7 @@ pub const MAX_PENDING_PRESENCE: usize = 1_024;
 
 /// Pings of a node that are under way at once; each is a person or a script that waits two seconds at most.
 pub const MAX_PINGS: usize = 256;
+
+/// Probes of one peer that a node answers in a second: twice what the fastest `meshctl ping` sends. Each is a datagram and
+/// a turn of the daemon's loop, which are there for all peers.
+pub const MAX_PROBE_ANSWERS_PER_SECOND: u64 = 200;

@@ -220,10 +220,10 @@ impl Node {
         self.finish(now);
     }
 
-    /// Takes a datagram that came to the probe port through the tunnel.
+    /// Takes a datagram that came to the probe port through the tunnel. Peers send these as they like, so that only the
+    /// path to the sender is looked at: a probe may settle it, which leaves less to do and never makes anything due.
     pub fn handle_probe(&mut self, from: IpAddr, bytes: &[u8], now: Now) {
         self.take_probe(from, bytes, now);
-        self.finish(now);
     }
 
     /// Probes a peer once; the returned token comes back in [`Action::Pong`] within two seconds.

@@ -33,6 +33,7 @@ impl Node {
         let Some(path) = self.paths.get_mut(&id) else { return };
         path.take_probe(&probe, now.boot);
         match probe.kind {
+            ProbeKind::Request if !path.may_answer(now.boot) => {}
             ProbeKind::Request => {
                 self.actions.push_back(Action::SendProbe { to: from, bytes: probe.reply().encode() });
             }

@@ -95,7 +95,10 @@ impl Node {
         let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed.is_some());
         let voice = self.voice.due().filter(|_| welcomed);
         let search = (self.is_fresh() == Some(false)).then_some(self.upkeep.search.not_before);
-        [key, certificate, clock, voice, search, self.device_due(now), self.probing_due(now)]
+        let deadline = self.own_record().expires_at;
+        let warnings = [self.warning_of(deadline), deadline].into_iter().filter(|&time| time > self.clock.now(now));
+        let warnings = warnings.min().map(|time| self.clock.boot_at(time, now));
+        [key, certificate, clock, voice, search, warnings, self.device_due(now), self.probing_due(now)]
             .into_iter()
             .flatten()
             .min()
@@ -181,14 +184,19 @@ impl Node {
         self.session.as_ref().and_then(|session| session.welcomed.as_ref()).map(|(_, status)| status.fresh)
     }
 
+    /// From when on it is said that a lease which ends at `deadline` is not renewed: a quarter of it is left.
+    fn warning_of(&self, deadline: MeshTime) -> MeshTime {
+        deadline - MeshDuration(self.config().key_ttl.0 / 4)
+    }
+
     fn warn_of_deadlines(&mut self, now: Now) {
         let deadline = self.own_record().expires_at;
-        let left = self.clock.now(now).until(deadline);
+        let present = self.clock.now(now);
         let others = |w: &Warning| matches!(w, Warning::ExpiresSoon(at) | Warning::Expired(at) if *at != deadline);
         self.warnings.retain(|w| !others(w));
-        let expired = left == MeshDuration(0);
+        let expired = deadline <= present;
         self.warn(Warning::Expired(deadline), expired);
-        self.warn(Warning::ExpiresSoon(deadline), !expired && left.0 < self.config().key_ttl.0 / 4);
+        self.warn(Warning::ExpiresSoon(deadline), !expired && self.warning_of(deadline) <= present);
         self.warn(Warning::ClockBehind, self.clock.trust(now) == Trust::Behind);
     }
 }

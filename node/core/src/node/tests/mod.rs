@@ -4,12 +4,16 @@ mod world;
 
 use super::{Node, SessionEvent, Validity};
 use crate::action::{Action, DesiredLink, EndReason, Warning};
+use crate::clock::Now;
 use crate::device::PeerChange;
 use crate::journal::{Cache, Intent, Record};
 use crate::probe::{Probe, ProbeKind};
 use crate::status::{PathStatus, Phase};
+use mesh_types::limits::MAX_PROBE_ANSWERS_PER_SECOND;
 use mesh_types::session::{CloseReason, PresenceUpdate, Welcome};
-use mesh_types::{CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage};
+use mesh_types::{
+    CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage, NodeRecord,
+};
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -509,6 +513,78 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
         [(token, Some(millis(2))), (lost, None)]
     );
     assert!(world.hosts[0].node.handle_ping(id(9), now).is_err());
+}
+
+#[test]
+fn a_flood_of_probes_from_one_peer_is_answered_so_far_and_takes_nothing_from_another() {
+    let mut world = World::new(3);
+    world.run(millis(2_000));
+    let (flooding, other) = (record(1).addresses.v4.into(), record(2).addresses.v4.into());
+    let answered = |world: &mut World, from: IpAddr, requests: u64| {
+        let now = world.now();
+        let node = &mut world.hosts[0].node;
+        for token in 0..requests {
+            let probe = Probe { kind: ProbeKind::Request, token, sent: now.boot };
+            node.handle_probe(from, &probe.encode(), now);
+        }
+        let actions = std::iter::from_fn(|| node.poll_action());
+        actions.filter(|action| matches!(action, Action::SendProbe { to, .. } if *to == from)).count() as u64
+    };
+    assert_eq!(answered(&mut world, flooding, 10_000), MAX_PROBE_ANSWERS_PER_SECOND);
+    assert_eq!(answered(&mut world, other, 1), 1);
+    assert_eq!(answered(&mut world, flooding, 1), 0);
+    world.run(millis(1_000));
+    assert_eq!(answered(&mut world, flooding, 1), 1);
+}
+
+#[test]
+fn a_probe_makes_a_node_look_at_nobody_but_its_sender() {
+    let mut world = World::new(3);
+    world.run(millis(2_000));
+    let node = &mut world.hosts[0].node;
+    let later = Now { boot: node.poll_timeout().unwrap() + Duration::from_secs(60), ..world.now() };
+    let node = &mut world.hosts[0].node;
+    let probe = Probe { kind: ProbeKind::Request, token: 7, sent: later.boot };
+    node.handle_probe(record(1).addresses.v4.into(), &probe.encode(), later);
+    let actions: Vec<Action> = std::iter::from_fn(|| node.poll_action()).collect();
+    assert!(matches!(actions[..], [Action::SendProbe { .. }]), "{actions:?}");
+    // What was due before is due still.
+    assert!(node.poll_timeout().unwrap() < later.boot);
+    node.handle_timeout(later);
+    assert!(node.poll_action().is_some());
+}
+
+#[test]
+fn a_lease_that_cannot_be_renewed_is_warned_of_before_it_ends_and_until_it_is_renewed() {
+    let mut world = pair();
+    let warned = |world: &World| world.hosts[0].node.status(world.now()).warnings;
+    let lend = |world: &mut World, lease: MeshDuration| {
+        let expires_at = world.now().wall + lease;
+        world.upsert(NodeRecord { expires_at, ..record(0) });
+        world.run(millis(1));
+        expires_at
+    };
+    let near = MeshDuration(world::TTL.0 / 4 + 5_000);
+    let deadline = lend(&mut world, near);
+    world.run(millis(4_900));
+    assert_eq!(warned(&world), []);
+    world.run(millis(200));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+
+    let deadline = lend(&mut world, MeshDuration::from_secs(10));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+    world.lose_coordinators();
+    world.run(millis(9_900));
+    assert_eq!(warned(&world), [Warning::ExpiresSoon(deadline)]);
+    world.run(millis(200));
+    assert_eq!(warned(&world), [Warning::Expired(deadline)]);
+    let said = |warning: &Warning| matches!(warning, Warning::ExpiresSoon(_) | Warning::Expired(_));
+    let said = world.hosts[0].times(|action| matches!(action, Action::Warn(warning) if said(warning)));
+    assert_eq!(said.len(), 3, "each is said once");
+
+    world.restore_coordinators();
+    lend(&mut world, world::TTL);
+    assert_eq!(warned(&world), []);
 }
 
 #[test]
