@@ -2,6 +2,7 @@
 
 mod backup;
 mod clock;
+pub mod ending;
 mod exchange;
 mod grpc;
 mod health;
@@ -9,6 +10,7 @@ mod home;
 mod join;
 pub mod options;
 mod orders;
+mod overlay;
 mod peers;
 mod raft;
 mod random;
