@@ -26,9 +26,9 @@ use zeroize::Zeroizing;
 
 const FORMAT: u8 = 1;
 
-/// Present from the first word of a join until the membership file is there: a directory that has an identity key and
+/// Present from before the first key until the membership file is there: a directory that has an identity key and
 /// neither of the two was a replica once.
-const JOINING: &str = "joining";
+const BEGUN: &str = "begun";
 
 /// One address a line, as they were advertised at the last start.
 const ADVERTISED: &str = "advertised";
@@ -103,17 +103,18 @@ impl Home {
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
-    /// Allows a join into this directory: a new one, or one where a join was cut short. A replica whose log is lost must
-    /// not come back under its old key, by which the mesh would know it, and vote again.
-    pub(crate) fn begin_join(&self) -> anyhow::Result<()> {
-        let was_a_replica = self.root.join("identity.key").exists() && !self.root.join(JOINING).exists();
+    /// Allows to become a replica in this directory: a new one, or one where that was cut short. A replica whose log is
+    /// lost must not come back under its old key, by which the mesh would know it, and vote again; and a mesh CA is never
+    /// written over.
+    pub(crate) fn begin(&self) -> anyhow::Result<()> {
+        let was_a_replica = self.root.join("identity.key").exists() && !self.root.join(BEGUN).exists();
         ensure!(
             !was_a_replica,
             "{} holds a coordinator's identity key, but its membership file is gone: restore the whole directory, or \
-             move it away and join as a new coordinator",
+             move it away and begin anew",
             self.root.display()
         );
-        self.replace(JOINING, &[])
+        self.replace(BEGUN, &[])
     }
 
     /// The identity key; made at the first call.
@@ -224,9 +225,9 @@ impl Home {
         let mut bytes = vec![FORMAT];
         ciborium::into_writer(standing, &mut bytes).context("cannot encode the membership file")?;
         self.replace("membership", &bytes)?;
-        match fs::remove_file(self.root.join(JOINING)) {
+        match fs::remove_file(self.root.join(BEGUN)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.root.join(JOINING).display()))
+                Err(error).with_context(|| format!("cannot remove {}", self.root.join(BEGUN).display()))
             }
             _ => Ok(disk),
         }
@@ -377,14 +378,14 @@ mod tests {
     async fn a_directory_that_was_a_replicas_joins_nothing_under_its_old_key() {
         let root = tempfile::tempdir().unwrap();
         let home = Home::open(root.path()).unwrap();
-        home.begin_join().unwrap();
+        home.begin().unwrap();
         home.identity().unwrap();
-        home.begin_join().expect("a join that was cut short may be repeated");
+        home.begin().expect("a join that was cut short may be repeated");
         drop(home.settle(&standing(2)).await.unwrap());
         for lost in ["membership", "raft.redb"] {
             fs::remove_file(root.path().join(lost)).unwrap();
         }
-        let error = home.begin_join().unwrap_err().to_string();
+        let error = home.begin().unwrap_err().to_string();
         assert!(error.contains("move it away"), "{error}");
     }
 

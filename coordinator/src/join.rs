@@ -1,13 +1,14 @@
 //! Becoming a replica: by making a mesh, or by a join token.
 
+use crate::ending::Refused;
 use crate::home::{Home, Origin, Standing};
 use crate::options::Serve;
 use crate::raft::Disk;
-use crate::random;
+use crate::{overlay, random};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh_coordinator_core::command::Found;
+use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::{certificate_request, identity_key};
 use mesh_proto::dial::{Dialer, Failure};
 use mesh_proto::tls::{Expect, system_clock};
@@ -15,9 +16,8 @@ use mesh_proto::v1::cluster_client::ClusterClient;
 use mesh_proto::{Authority, convert, v1};
 use mesh_types::token::JoinToken;
 use mesh_types::{
-    CoordinatorId, CoordinatorRecord, Epoch, Fingerprint, Level, MeshConfig, MeshId, MeshTime, NodeName, Overlay, Role,
+    CoordinatorId, CoordinatorRecord, Epoch, Fingerprint, Level, MeshConfig, MeshId, MeshTime, NodeName, Role,
 };
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -33,12 +33,12 @@ const TOKEN_LOOK: Duration = Duration::from_millis(200);
 
 /// Makes a new mesh in an empty data directory.
 pub(crate) async fn found(home: &Home, options: &Serve) -> anyhow::Result<(Standing, Disk)> {
+    let overlay = overlay::choose(&options.overlay).await?.map_err(|refusal| Refused(refusal.to_string()))?;
+    home.begin()?;
     let key = home.identity()?;
     let mesh = MeshId::from_bytes(random::bytes());
-    let overlay = overlay(&options.overlay)?;
     let now = MeshTime::from_system(SystemTime::now());
     let authority = Authority::create(mesh, now).context("cannot make the mesh CA")?;
-    home.keep_authority(&authority)?;
     let coordinator = CoordinatorRecord {
         id: CoordinatorId(1),
         name: name(options)?,
@@ -53,6 +53,8 @@ pub(crate) async fn found(home: &Home, options: &Serve) -> anyhow::Result<(Stand
         key_ttl: options.default_key_ttl,
         coordinator: coordinator.clone(),
     };
+    check(&found, now)?;
+    home.keep_authority(&authority)?;
     let standing =
         Standing { mesh, coordinator: coordinator.id, name: coordinator.name, origin: Origin::Founded(found) };
     let disk = home.settle(&standing).await?;
@@ -60,31 +62,11 @@ pub(crate) async fn found(home: &Home, options: &Serve) -> anyhow::Result<(Stand
     Ok((standing, disk))
 }
 
-/// The ranges asked for; what is missing is random.
-fn overlay(ranges: &[IpNet]) -> anyhow::Result<Overlay> {
-    let (mut v4, mut v6) = (None, None);
-    for range in ranges {
-        let taken = match range {
-            IpNet::V4(range) => v4.replace(*range).is_some(),
-            IpNet::V6(range) => v6.replace(*range).is_some(),
-        };
-        ensure!(!taken, "--overlay {range} is a second range of its family: give at most one IPv4 and one IPv6 range");
-    }
-    let v4 = match v4 {
-        Some(range) => range,
-        // A random /16 of 10.0.0.0/8 rarely meets another network's.
-        None => Ipv4Net::new(Ipv4Addr::new(10, random::bytes::<1>()[0], 0, 0), 16)?,
-    };
-    let v6 = match v6 {
-        Some(range) => range,
-        // RFC 4193, 3.1: fd, and 40 random bits.
-        None => {
-            let [a, b, c, d, e] = random::bytes();
-            let prefix = [0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            Ipv6Net::new(Ipv6Addr::from(prefix), 48)?
-        }
-    };
-    Ok(Overlay::new(v4, v6)?)
+/// What the registry would refuse to found is written down nowhere: no later start could mend it.
+fn check(found: &Found, now: MeshTime) -> anyhow::Result<()> {
+    let entry = Proposal::new(found.clone().into()).stamp(Level::FIRST, now);
+    Registry::new().apply(&entry).granted().map_err(|rejection| Refused(rejection.to_string()))?;
+    Ok(())
 }
 
 fn name(options: &Serve) -> anyhow::Result<NodeName> {
@@ -143,7 +125,7 @@ pub(crate) async fn join(
     token: &JoinToken,
     understood: Level,
 ) -> anyhow::Result<(Standing, Disk)> {
-    home.begin_join()?;
+    home.begin()?;
     let key = home.identity()?;
     let request = v1::JoinClusterRequest {
         mesh: Bytes::copy_from_slice(token.mesh.as_bytes()),

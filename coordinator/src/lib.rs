@@ -2,6 +2,7 @@
 
 mod backup;
 mod clock;
+pub mod ending;
 mod exchange;
 mod grpc;
 mod health;
@@ -10,6 +11,7 @@ mod join;
 mod level;
 pub mod options;
 mod orders;
+mod overlay;
 mod peers;
 mod queue;
 mod raft;

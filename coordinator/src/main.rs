@@ -1,15 +1,12 @@
 //! `mesh-coordinator`: parses the command line, sets up logging and signals, and runs.
 
 use clap::Parser as _;
-use mesh_coordinator::Gone;
+use mesh_coordinator::ending::exit_code;
 use mesh_coordinator::options::Options;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-
-/// Exit code of a coordinator that is no member any more, or whose mesh was ended: a supervisor need not start it again.
-const GONE: u8 = 6;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -28,7 +25,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<Gone>() { ExitCode::from(GONE) } else { ExitCode::FAILURE }
+            ExitCode::from(exit_code(&error))
         }
     }
 }

@@ -11,7 +11,8 @@ use anyhow::{Context as _, ensure};
 use mesh_coordinator_core::command::OpenEpoch;
 use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::identity_key;
-use mesh_types::{CoordinatorRecord, Epoch};
+use mesh_types::{CoordinatorRecord, Epoch, MeshTime};
+use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 /// Makes the first coordinator of a new history from a backup.
@@ -36,6 +37,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
     let bytes = std::fs::read(&options.from).with_context(|| format!("cannot read {}", options.from.display()))?;
     let backup = backup::open(&bytes, passphrase.trim_end_matches(['\r', '\n']))?;
     let mut registry = backup.registry;
+    home.begin()?;
     let key = home.identity()?;
     let coordinator = CoordinatorRecord {
         id: registry.next_coordinator_id().context("the backup holds no mesh")?,
@@ -43,7 +45,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         identity_key: identity_key(&key),
         addresses: options.advertise.clone(),
     };
-    open_epoch(&mut registry, coordinator.clone(), true)?;
+    open_epoch(&mut registry, coordinator.clone(), true, wall())?;
     home.keep_authority(&backup.authority)?;
     let standing = Standing {
         mesh: backup.authority.mesh(),
@@ -75,7 +77,7 @@ pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
     let own = registry.coordinator(standing.coordinator).cloned();
     let own =
         own.context("this coordinator does not know the mesh yet, or was removed from it: recover another one")?;
-    open_epoch(&mut registry, own, false)?;
+    open_epoch(&mut registry, own, false, wall())?;
     home.replace_store(&standing, remains.term, remains.index, &registry).await?;
     println!(
         "Coordinator {} of mesh {} goes on alone in epoch {}, with {} nodes. Start it, and let other coordinators join \
@@ -88,7 +90,13 @@ pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_epoch(registry: &mut Registry, coordinator: CoordinatorRecord, void_tokens: bool) -> anyhow::Result<()> {
+/// `now` is this host's clock, which nobody has looked at yet: addresses alone rest by it, for too long at worst.
+fn open_epoch(
+    registry: &mut Registry,
+    coordinator: CoordinatorRecord,
+    void_tokens: bool,
+    now: MeshTime,
+) -> anyhow::Result<()> {
     let counter = registry.epoch().context("there is no mesh in the registry")?.counter + 1;
     let epoch = Epoch { counter, id: u64::from_be_bytes(crate::random::bytes()) };
     // Not this host's clock: nobody has looked at it yet, and the registry's time never goes back. Once the coordinator
@@ -97,7 +105,12 @@ fn open_epoch(registry: &mut Registry, coordinator: CoordinatorRecord, void_toke
     let proposal = Proposal::new(OpenEpoch { epoch, void_tokens, coordinator }.into());
     let level = registry.level();
     registry.apply(&proposal.stamp(level, time)).granted()?;
+    registry.rest_unseen_addresses(now)?;
     Ok(())
+}
+
+fn wall() -> MeshTime {
+    MeshTime::from_system(SystemTime::now())
 }
 
 #[cfg(test)]
@@ -105,7 +118,7 @@ mod tests {
     use super::*;
     use mesh_coordinator_core::command::Found;
     use mesh_types::netmap::Certificate;
-    use mesh_types::{CoordinatorId, Level, MeshDuration, MeshId, MeshTime, Overlay};
+    use mesh_types::{CoordinatorId, Level, MeshDuration, MeshId, Overlay};
 
     #[test]
     fn a_new_epoch_takes_no_time_from_this_hosts_clock() {
@@ -125,7 +138,7 @@ mod tests {
         };
         let mut registry = Registry::new();
         registry.apply(&Proposal::new(found.into()).stamp(Level::FIRST, MeshTime(1_000))).granted().unwrap();
-        open_epoch(&mut registry, coordinator, true).unwrap();
+        open_epoch(&mut registry, coordinator, true, MeshTime(9_000)).unwrap();
         assert_eq!((registry.time(), registry.epoch().unwrap().counter), (MeshTime(1_000), 2));
     }
 }

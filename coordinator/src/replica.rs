@@ -208,10 +208,11 @@ impl Replica {
         matches!(tokio::time::timeout(READ, attempt).await, Ok(Some(())))
     }
 
-    /// Shows a new certificate from now on, if half of the present one's life is over.
+    /// Shows a new certificate from now on, if the present one is of another day: whoever looks at it must not suffer
+    /// from what the clock said at the start.
     pub(crate) fn renew_own_certificate(&self) -> Result<(), CertificateError> {
-        let now = self.clock.now().mesh;
-        if now < self.credentials.leaf().renew_at() {
+        let now = self.clock.told().mesh;
+        if !self.credentials.leaf().is_of_another_day(now) {
             return Ok(());
         }
         let key = mesh_proto::certificate::identity_key(&self.key);

@@ -203,6 +203,8 @@ async fn start(
         expelled: Notify::new(),
     });
     clock.observe(replica.view().read(mesh_coordinator_core::Registry::time));
+    // By the registry's time now, not by the host's clock alone.
+    replica.renew_own_certificate()?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         sessions::run(id, raft, clock, events).await;
@@ -368,4 +370,51 @@ async fn finish(replica: &Replica, ended: &anyhow::Result<()>) {
     replica.sessions.stop().await;
     tokio::time::sleep(LINGER).await;
     replica.raft.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use mesh_coordinator_core::{Proposal, Registry};
+    use mesh_proto::Authority;
+    use mesh_types::{CoordinatorId, CoordinatorRecord, Epoch, Level, MeshConfig, MeshDuration, MeshId, MeshTime, NodeName, Overlay};
+
+    #[tokio::test]
+    async fn the_first_certificate_is_made_by_the_registrys_time_and_not_by_a_clock_that_is_years_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Arc::new(Home::open(root.path()).unwrap());
+        let (mesh, id, name) = (MeshId::from_bytes([1; 16]), CoordinatorId(1), "c1".parse::<NodeName>().unwrap());
+        let wall = MeshTime::from_system(std::time::SystemTime::now());
+        let time = wall + MeshDuration::from_secs(3 * 365 * 86_400);
+        let authority = Authority::create(mesh, wall).unwrap();
+        home.keep_authority(&authority).unwrap();
+        let found = Found {
+            mesh,
+            overlay: Overlay::new("10.7.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap(),
+            authority: authority.certificate().clone(),
+            epoch: Epoch { counter: 1, id: 7 },
+            key_ttl: MeshDuration::from_secs(86_400),
+            coordinator: CoordinatorRecord {
+                id,
+                name: name.clone(),
+                identity_key: identity_key(&home.identity().unwrap()),
+                addresses: vec!["192.0.2.1".parse().unwrap()],
+            },
+        };
+        let mut registry = Registry::new();
+        registry.apply(&Proposal::new(found.into()).stamp(Level::FIRST, time)).granted().unwrap();
+        let config: MeshConfig = registry.config().unwrap().clone();
+        let standing = Standing { mesh, coordinator: id, name, origin: Origin::Joined(config) };
+        let disk = home.settle_with(&standing, Some((1, 1, &registry))).await.unwrap();
+        let line = ["x", "--data-dir", "unused", "--advertise", "192.0.2.1", "--socket", "unused"];
+        let options = crate::options::Options::parse_from(line).serve.unwrap();
+
+        let nature = Nature { level: Level::SUPPORTED, clock: Arc::new(clock::Host) };
+        let (replica, mut tasks) = start(&home, &standing, disk, nature, &options).await.unwrap();
+        let leaf = replica.credentials.leaf();
+        assert!(!leaf.is_of_another_day(time), "made at {}, the registry's time is {time}", leaf.not_before);
+        tasks.shutdown().await;
+        replica.raft.shutdown().await;
+    }
 }

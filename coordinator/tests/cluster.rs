@@ -122,6 +122,8 @@ async fn what_does_not_belong_together_is_refused_with_a_way_out() {
     let mut one = Coordinator::new(root.path(), "one");
     let (code, said) = one.start_and_fail(&[]);
     assert!(code == Some(1) && said.contains("--bootstrap"), "{said}");
+    let (code, said) = one.start_and_fail(&["--bootstrap", "--default-key-ttl", "1s"]);
+    assert!(code == Some(6) && said.contains("key lifetime"), "{said}");
 
     one.start(&["--bootstrap"]);
     one.token("node", 1).await;

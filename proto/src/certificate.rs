@@ -91,6 +91,13 @@ impl Leaf {
     pub fn renew_at(&self) -> MeshTime {
         self.not_before + MeshDuration(self.not_after.since(self.not_before).0 / 2)
     }
+
+    /// Whether it was made more than a day before `now`, or after: by a clock that was wrong then, if not simply long ago.
+    /// Who can issue its own, makes another.
+    pub fn is_of_another_day(&self, now: MeshTime) -> bool {
+        let made = self.not_before + BACKDATED;
+        now.since(made).max(made.since(now)) > MeshDuration::from_secs(DAY)
+    }
 }
 
 /// Why a certificate, a request or a CA key was not made or not taken.
@@ -412,6 +419,20 @@ mod tests {
             assert_eq!(leaf.identity, Identity { mesh: MESH, member, identity_key: identity_key(&key()) });
             assert_eq!((leaf.not_before, leaf.not_after), (NOW - BACKDATED, NOW + LEAF_LIFETIME));
             assert!(leaf.not_before < leaf.renew_at() && leaf.renew_at() < leaf.not_after);
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_of_the_day_on_which_it_was_made() {
+        let authority = Authority::create(MESH, NOW).unwrap();
+        let certificate = authority.issue(Member::Coordinator(CoordinatorId(7)), identity_key(&key()), NOW).unwrap();
+        let leaf = read_certificate(&certificate.0).unwrap();
+        let (day, second) = (MeshDuration::from_secs(DAY), MeshDuration::from_secs(1));
+        for now in [NOW, NOW + day, NOW - day] {
+            assert!(!leaf.is_of_another_day(now), "{now}");
+        }
+        for now in [NOW + day + second, NOW - day - second, MeshTime(0), NOW + LEAF_LIFETIME + LEAF_LIFETIME] {
+            assert!(leaf.is_of_another_day(now), "{now}");
         }
     }
 

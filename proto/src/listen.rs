@@ -1,26 +1,30 @@
 //! Accepts TLS connections and hands them to tonic, with what is known of the caller.
 //!
 //! A listener lives until its stream is dropped; handshakes then under way end with it. They run beside each other, a
-//! bounded number of them, each with a deadline, so that one that stalls or fails never holds up another or ends the
-//! stream. Tonic's own accept loop is not used: it cannot show the TLS exporter, which the join proof needs.
+//! bounded number of them and of each source, each with a deadline. Where there are too many the oldest gives way, so
+//! that those that stall never keep others out. Connections are bounded for each source or member, whoever has too many
+//! gets no more. Tonic's own accept loop is not used: it cannot show the TLS exporter, which the join proof needs.
 
 use crate::certificate::Identity;
 use crate::join_proof::Exporter;
 use crate::tls::{EXPORTER_LABEL, identity_of};
 use futures::Stream;
-use futures::future::{AbortHandle, Abortable, Pending, pending};
-use mesh_types::limits::{MAX_HANDSHAKES, MAX_STRANGERS};
+use futures::future::{self, Abortable, Pending, pending};
+use mesh_types::limits::{
+    MAX_CONNECTIONS_PER_MEMBER, MAX_HANDSHAKES, MAX_HANDSHAKES_PER_SOURCE, MAX_STRANGERS, MAX_STRANGERS_PER_SOURCE,
+};
 use rustls::ServerConfig;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
@@ -47,7 +51,7 @@ pub struct Caller {
 /// Ends a connection, whatever is still to be read or written on it: HTTP/2 alone cannot end one with a peer that has
 /// no room for what it should read.
 #[derive(Clone, Debug)]
-pub struct Hangup(AbortHandle);
+pub struct Hangup(future::AbortHandle);
 
 /// Ready when the connection shall end.
 pub type HungUp = Abortable<Pending<()>>;
@@ -55,7 +59,7 @@ pub type HungUp = Abortable<Pending<()>>;
 impl Hangup {
     /// For a connection that watches for the second.
     pub fn new() -> (Self, HungUp) {
-        let (handle, registration) = AbortHandle::new_pair();
+        let (handle, registration) = future::AbortHandle::new_pair();
         (Self(handle), Abortable::new(pending(), registration))
     }
 
@@ -75,8 +79,9 @@ pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
     Incoming {
         listener,
         acceptor: config.into(),
-        strangers: Strangers::default(),
+        guests: Guests { strangers: Strangers::default(), members: Places::of(MAX_CONNECTIONS_PER_MEMBER) },
         handshakes: JoinSet::new(),
+        under_way: UnderWay(VecDeque::new()),
         pause: None,
     }
 }
@@ -86,13 +91,23 @@ pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> Incoming {
 #[derive(Clone, Debug)]
 pub struct Strangers {
     places: Arc<Semaphore>,
+    of_source: Places<Source>,
     stay: Duration,
 }
 
 impl Strangers {
     /// At most `most` at once, each for `stay`.
     pub fn new(most: usize, stay: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(most)), stay }
+        Self { places: Arc::new(Semaphore::new(most)), of_source: Places::of(MAX_STRANGERS_PER_SOURCE), stay }
+    }
+
+    fn admit(self, source: Source) -> io::Result<Stay> {
+        let too_many = || io::Error::other("too many without certificate");
+        Ok(Stay::Stranger {
+            _of_source: self.of_source.take(source).ok_or_else(too_many)?,
+            _place: self.places.try_acquire_owned().map_err(|_| too_many())?,
+            ends: Box::pin(tokio::time::sleep(self.stay)),
+        })
     }
 }
 
@@ -102,12 +117,93 @@ impl Default for Strangers {
     }
 }
 
+/// What counts as one source: an IPv4 address, or the /64 of an IPv6 address, all of which one host may use.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Source(u128);
+
+impl Source {
+    fn of(remote: SocketAddr) -> Self {
+        match remote.ip().to_canonical() {
+            IpAddr::V4(ip) => Self(u32::from(ip).into()),
+            // No address of ours begins with 64 zero bits.
+            IpAddr::V6(ip) => Self(u128::from(ip) >> 64 << 64),
+        }
+    }
+}
+
+/// How many places each one has taken, all with the same bound; clones share them.
+#[derive(Clone, Debug)]
+struct Places<K> {
+    most: usize,
+    taken: Arc<Mutex<BTreeMap<K, usize>>>,
+}
+
+impl<K: Ord + Clone> Places<K> {
+    fn of(most: usize) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
+    /// A place until it is dropped; none if `holder` has as many as it may.
+    fn take(&self, holder: K) -> Option<Place<K>> {
+        let mut taken = self.taken();
+        let count = taken.entry(holder.clone()).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: self.clone(), holder })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<K, usize>> {
+        self.taken.lock().expect("no code panics while it holds the places")
+    }
+}
+
+struct Place<K: Ord + Clone> {
+    places: Places<K>,
+    holder: K,
+}
+
+impl<K: Ord + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        let left = taken.get(&self.holder).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            taken.remove(&self.holder);
+        } else {
+            taken.insert(self.holder.clone(), left);
+        }
+    }
+}
+
+/// Handshakes under way, the oldest first.
+struct UnderWay<T>(VecDeque<(Source, T)>);
+
+impl<T> UnderWay<T> {
+    /// Takes out the one that has to give way to a new one of `source`, if there are too many: the oldest of its own, or
+    /// the oldest of all.
+    fn make_room(&mut self, source: Source) -> Option<T> {
+        let mut own = self.0.iter().enumerate().filter(|(_, (of, _))| *of == source).map(|(index, _)| index);
+        let oldest = own.next().filter(|_| own.count() + 1 >= MAX_HANDSHAKES_PER_SOURCE);
+        let index = oldest.or((self.0.len() >= MAX_HANDSHAKES).then_some(0))?;
+        self.0.remove(index).map(|(_, handshake)| handshake)
+    }
+}
+
+/// Who may be connected.
+#[derive(Clone)]
+struct Guests {
+    strangers: Strangers,
+    members: Places<Identity>,
+}
+
 /// The stream of accepted connections.
 pub struct Incoming {
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    strangers: Strangers,
+    guests: Guests,
     handshakes: JoinSet<Option<TlsStream>>,
+    under_way: UnderWay<AbortHandle>,
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -119,8 +215,7 @@ impl Stream for Incoming {
         loop {
             match ready!(self.handshakes.poll_join_next(cx)) {
                 Some(Ok(Some(stream))) => return Poll::Ready(Some(Ok(stream))),
-                // There is room again.
-                Some(Ok(None) | Err(_)) => self.accept(cx),
+                Some(Ok(None) | Err(_)) => {}
                 // Accepting has registered to wake us.
                 None => return Poll::Pending,
             }
@@ -131,13 +226,13 @@ impl Stream for Incoming {
 impl Incoming {
     /// Takes other limits on those without a certificate.
     pub fn with_strangers(mut self, strangers: Strangers) -> Self {
-        self.strangers = strangers;
+        self.guests.strangers = strangers;
         self
     }
 
-    /// Begins handshakes with all that wait, as far as there is room.
+    /// Begins handshakes with all that wait.
     fn accept(&mut self, cx: &mut Context<'_>) {
-        while self.handshakes.len() < MAX_HANDSHAKES {
+        loop {
             if let Some(pause) = &mut self.pause {
                 if pause.as_mut().poll(cx).is_pending() {
                     return;
@@ -147,8 +242,13 @@ impl Incoming {
             match self.listener.poll_accept(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, remote))) => {
-                    let (acceptor, strangers) = (self.acceptor.clone(), self.strangers.clone());
-                    self.handshakes.spawn(handshake(acceptor, strangers, stream, remote));
+                    self.under_way.0.retain(|(_, task)| !task.is_finished());
+                    if let Some(oldest) = self.under_way.make_room(Source::of(remote)) {
+                        oldest.abort();
+                    }
+                    let (acceptor, guests) = (self.acceptor.clone(), self.guests.clone());
+                    let task = self.handshakes.spawn(handshake(acceptor, guests, stream, remote));
+                    self.under_way.0.push_back((Source::of(remote), task));
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -159,13 +259,8 @@ impl Incoming {
     }
 }
 
-async fn handshake(
-    acceptor: TlsAcceptor,
-    strangers: Strangers,
-    stream: TcpStream,
-    remote: SocketAddr,
-) -> Option<TlsStream> {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, establish(acceptor, strangers, stream, remote)).await {
+async fn handshake(acceptor: TlsAcceptor, guests: Guests, stream: TcpStream, remote: SocketAddr) -> Option<TlsStream> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, establish(acceptor, guests, stream, remote)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             tracing::debug!(%remote, %error, "handshake failed");
@@ -180,7 +275,7 @@ async fn handshake(
 
 async fn establish(
     acceptor: TlsAcceptor,
-    strangers: Strangers,
+    guests: Guests,
     stream: TcpStream,
     remote: SocketAddr,
 ) -> io::Result<TlsStream> {
@@ -191,31 +286,35 @@ async fn establish(
     let identity = identity_of(session.peer_certificates());
     // A socket for both families shows IPv4 callers as mapped addresses.
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    let visit = match identity {
-        Some(_) => None,
-        None => Some(Visit {
-            _place: strangers
-                .places
-                .try_acquire_owned()
-                .map_err(|_| io::Error::other("too many without certificate"))?,
-            ends: Box::pin(tokio::time::sleep(strangers.stay)),
-        }),
+    let stay = match identity {
+        Some(identity) => {
+            let place = guests.members.take(identity);
+            Stay::Member { _place: place.ok_or_else(|| io::Error::other("too many of this member"))? }
+        }
+        None => guests.strangers.admit(Source::of(remote))?,
     };
     let (hangup, hung_up) = Hangup::new();
-    Ok(TlsStream { caller: Caller { remote, identity, exporter, hangup }, hung_up, visit, inner })
+    Ok(TlsStream { caller: Caller { remote, identity, exporter, hangup }, hung_up, stay, inner })
 }
 
-/// The stay of one without a certificate.
-struct Visit {
-    _place: OwnedSemaphorePermit,
-    ends: Pin<Box<tokio::time::Sleep>>,
+/// The place that a connection takes while it is open.
+enum Stay {
+    Member {
+        _place: Place<Identity>,
+    },
+    /// One without a certificate has to go at last.
+    Stranger {
+        _place: OwnedSemaphorePermit,
+        _of_source: Place<Source>,
+        ends: Pin<Box<tokio::time::Sleep>>,
+    },
 }
 
 /// An accepted connection.
 pub struct TlsStream {
     caller: Caller,
     hung_up: HungUp,
-    visit: Option<Visit>,
+    stay: Stay,
     inner: tokio_rustls::server::TlsStream<TcpStream>,
 }
 
@@ -244,8 +343,8 @@ impl Connected for TlsStream {
 impl AsyncRead for TlsStream {
     /// HTTP/2 always waits to read, so the end of a visit is noticed here.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(visit) = &mut self.visit
-            && visit.ends.as_mut().poll(cx).is_ready()
+        if let Stay::Stranger { ends, .. } = &mut self.stay
+            && ends.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -281,5 +380,56 @@ impl AsyncWrite for TlsStream {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(ip: &str) -> Source {
+        Source::of(SocketAddr::new(ip.parse().unwrap(), 1))
+    }
+
+    #[test]
+    fn a_host_is_one_source_by_whatever_address_it_calls() {
+        for (one, other, same) in [
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true),
+            ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
+        ] {
+            assert_eq!(source(one) == source(other), same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn who_stalls_gives_way_first_to_its_own_source_and_then_to_all() {
+        let mut under_way = UnderWay(VecDeque::new());
+        let mut begin = |ip: &str, number: usize| {
+            let gave_way = under_way.make_room(source(ip));
+            under_way.0.push_back((source(ip), number));
+            (gave_way, under_way.0.len())
+        };
+        for number in 0..MAX_HANDSHAKES_PER_SOURCE {
+            assert_eq!(begin("192.0.2.1", number), (None, number + 1));
+        }
+        assert_eq!(begin("192.0.2.1", 5_000), (Some(0), MAX_HANDSHAKES_PER_SOURCE));
+        for number in MAX_HANDSHAKES_PER_SOURCE..MAX_HANDSHAKES {
+            let ip = format!("198.51.{}.{}", number / 256, number % 256);
+            assert_eq!(begin(&ip, number), (None, number + 1));
+        }
+        assert_eq!(begin("203.0.113.1", 6_000), (Some(1), MAX_HANDSHAKES));
+    }
+
+    #[test]
+    fn a_place_is_free_again_once_it_is_left() {
+        let places = Places::of(2);
+        let (first, _second) = (places.take('a').unwrap(), places.take('a').unwrap());
+        assert!(places.take('a').is_none());
+        let _other = places.take('b').unwrap();
+        drop(first);
+        let _third = places.take('a').unwrap();
+        assert!(places.take('a').is_none());
     }
 }

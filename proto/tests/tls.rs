@@ -12,6 +12,7 @@ use mesh_proto::v1::membership_server::{Membership, MembershipServer};
 use mesh_proto::{
     Authority, Caller, Clock, Connection, Credentials, Dialer, Expect, Identity, Member, Trust, caller, listen, v1,
 };
+use mesh_types::limits::{MAX_CONNECTIONS_PER_MEMBER, MAX_HANDSHAKES_PER_SOURCE};
 use mesh_types::netmap::Certificate;
 use mesh_types::{CoordinatorAddress, CoordinatorId, Fingerprint, MeshDuration, MeshId, MeshTime, NodeId};
 use rustls::AlertDescription;
@@ -20,7 +21,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -221,6 +223,30 @@ async fn handshakes_that_stall_or_fail_hold_up_nobody() {
     let connection = mesh.dial(NODE, &server, Expect::AnyCoordinator).await.unwrap();
     assert_eq!(server.called_by(connection).await.identity, Some(mesh.identity(NODE)));
     assert_eq!(stalled.len(), 20);
+}
+
+#[tokio::test]
+async fn a_host_full_of_silent_connections_keeps_nobody_out_and_a_member_does_not_take_every_place() {
+    let mesh = World::new(MESH);
+    let server = mesh.serve(COORDINATOR).await;
+    let mut silent = Vec::new();
+    for _ in 0..=MAX_HANDSHAKES_PER_SOURCE {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(server.address).await.unwrap());
+    }
+    let mut byte = [0];
+    let gone = tokio::time::timeout(Duration::from_secs(4), silent[0].read(&mut byte)).await;
+    assert!(matches!(gone, Ok(Ok(0) | Err(_))), "the oldest gives way, before its time");
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS_PER_MEMBER {
+        held.push(mesh.dial(NODE, &server, Expect::AnyCoordinator).await.unwrap());
+    }
+    let refused = match mesh.dial(NODE, &server, Expect::AnyCoordinator).await {
+        Ok(one_more) => MembershipClient::new(one_more.channel).challenge(v1::ChallengeRequest {}).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused, "of one member there are {} connections", held.len() + 1);
 }
 
 #[tokio::test]

@@ -92,8 +92,19 @@ pub const MAX_SOFTWARE: usize = 64;
 /// TLS handshakes under way at once on one listener: each holds some 50 KiB and ends within seconds.
 pub const MAX_HANDSHAKES: usize = 1_024;
 
+/// Of these from one source: a site behind one address that comes back at once is done in a few round trips, and whoever
+/// only holds places holds them against itself.
+pub const MAX_HANDSHAKES_PER_SOURCE: usize = 128;
+
 /// Connections without a certificate at once on one listener: machines that join, each for a second or so.
 pub const MAX_STRANGERS: usize = 1_024;
+
+/// Of these from one source, for the same reason.
+pub const MAX_STRANGERS_PER_SOURCE: usize = 128;
+
+/// Connections that show one certificate at once on one listener: a member has one or two, and for some seconds those
+/// that it lost by moving about.
+pub const MAX_CONNECTIONS_PER_MEMBER: usize = 32;
 
 /// Removed nodes whose id and keys stay barred. The oldest are forgotten beyond it: without a join token they cannot
 /// come back either way.

@@ -36,6 +36,24 @@ impl AddressPool {
         self.resting.remove(&(until, slot))
     }
 
+    /// Puts to rest until `until` the next `count` slots that were never given, and what would rest for less.
+    pub(super) fn rest_unseen(&mut self, count: u32, until: MeshTime) {
+        let ahead = self.highest..self.highest.saturating_add(count);
+        self.highest = ahead.end;
+        let resting = std::mem::take(&mut self.resting).into_iter().map(|(time, slot)| (time.max(until), slot));
+        self.resting = resting.chain(ahead.map(|slot| (until, slot + 1))).collect();
+    }
+
+    /// Whether that slot was put to rest until `until`, and nobody got it meanwhile.
+    pub(super) fn rests(&self, slot: u32, until: MeshTime) -> bool {
+        self.resting.contains(&(until, slot))
+    }
+
+    /// How many of `1..=capacity` were never given.
+    pub(super) fn never_given(&self, capacity: u32) -> u32 {
+        capacity.saturating_sub(self.highest)
+    }
+
     /// Puts a slot to rest.
     pub(super) fn free(&mut self, slot: u32, until: MeshTime) {
         self.resting.insert((until, slot));
@@ -55,6 +73,19 @@ mod tests {
         pool.free(1, MeshTime(10));
         assert_eq!(pool.take(2, MeshTime(9)), Err(Some(MeshTime(10))));
         assert_eq!(pool.take(2, MeshTime(10)), Ok(1));
+    }
+
+    #[test]
+    fn slots_that_may_be_given_unseen_rest_and_are_then_given() {
+        let mut pool = AddressPool::default();
+        assert_eq!([pool.take(5, MeshTime(0)), pool.take(5, MeshTime(0))], [Ok(1), Ok(2)]);
+        pool.free(1, MeshTime(10));
+        assert_eq!(pool.never_given(5), 3);
+        pool.rest_unseen(2, MeshTime(20));
+        assert_eq!(pool.take(5, MeshTime(10)), Ok(5), "neither what rested less nor what comes next");
+        assert_eq!(pool.take(5, MeshTime(19)), Err(Some(MeshTime(20))));
+        assert!(pool.take_back(1, MeshTime(20)));
+        assert_eq!([pool.take(5, MeshTime(20)), pool.take(5, MeshTime(20))], [Ok(3), Ok(4)]);
     }
 
     #[test]

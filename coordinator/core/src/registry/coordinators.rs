@@ -11,7 +11,8 @@ use crate::command::{
 use crate::reply::{KeyHolder, Rejection, Reply};
 use mesh_types::epoch::EpochOrder;
 use mesh_types::{
-    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, Overlay, Role, limits,
+    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, MeshTime, Overlay, Role,
+    limits,
 };
 use std::collections::BTreeMap;
 
@@ -20,6 +21,10 @@ const FIRST: CoordinatorId = CoordinatorId(1);
 /// Coordinator ids that a new epoch leaves out. The history that it ends may have given ids which this registry never
 /// saw: whoever holds one must not be taken for a newcomer, but for one who is shut out.
 const EPOCH_GAP: u64 = 100;
+
+/// Addresses that rest when a new epoch begins, for the same reason: as many nodes may have joined in the history that
+/// it ends, unseen by this registry. Each is an entry of a dozen bytes in the snapshot, for one lifetime of a key.
+const EPOCH_ADDRESSES: u32 = 1_024;
 
 impl Registry {
     pub(super) fn found(&mut self, found: &Found) -> Result<Reply, Rejection> {
@@ -164,6 +169,23 @@ impl Registry {
         }
         self.state.floor = self.state.revision;
         Ok(Reply::Done)
+    }
+
+    /// Lets addresses rest that nodes unknown to this registry may have, for one lifetime of a key from `now`: of those
+    /// that were never given the next ones, half of them at most, and whatever rests already.
+    ///
+    /// Called between [`OpenEpoch`] and the first entry of the new epoch, while nobody else has this registry: others get
+    /// it as a snapshot, so this is no part of the log and needs no level.
+    pub fn rest_unseen_addresses(&mut self, now: MeshTime) -> Result<(), Rejection> {
+        let config = &self.mesh()?.config;
+        let (capacity, until) = (config.overlay.capacity(), now.max(self.state.time) + config.key_ttl);
+        let count = EPOCH_ADDRESSES.min(self.state.pool.never_given(capacity) / 2);
+        let pool = &mut self.state.pool;
+        // By slot and time a removed node knows whether anyone had its addresses since.
+        let resting = self.state.removed.values_mut().filter(|removed| pool.rests(removed.slot, removed.rests_until));
+        resting.for_each(|removed| removed.rests_until = removed.rests_until.max(until));
+        pool.rest_unseen(count, until);
+        Ok(())
     }
 
     fn enlist(&mut self, join: &JoinCoordinator, shown: Enrolment) -> Result<CoordinatorRecord, Rejection> {

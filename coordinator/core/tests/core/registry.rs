@@ -480,6 +480,35 @@ fn tokens_and_refusals_are_no_change_that_nodes_see() {
 }
 
 #[test]
+fn addresses_given_in_a_history_that_a_new_epoch_ends_are_given_to_nobody_else() {
+    let mut world = World::with_token();
+    world.join(1);
+    world.join(2);
+    world.remove(2);
+    let mut backup = world.clone();
+    world.pass(TTL);
+    world.token(2, Role::Node, 9);
+    let unseen: Vec<_> = (3..6).map(|n| node_of(world.apply(join(n, 2))).addresses).collect();
+    assert_eq!(unseen[0], backup.registry.removed_node(node(2)).unwrap().record.addresses, "the one that had rested");
+
+    let open = OpenEpoch { epoch: Epoch { counter: 2, id: 5 }, void_tokens: false, coordinator: coordinator(2) };
+    assert_eq!(backup.apply(open), Reply::Done);
+    backup.registry.rest_unseen_addresses(world.time).unwrap();
+    assert_eq!(Registry::decode(&backup.registry.encode()), Ok(backup.registry.clone()));
+    backup.time = world.time;
+    backup.token(2, Role::Node, 9);
+    assert!(!unseen.contains(&node_of(backup.apply(join(6, 2))).addresses));
+    let mut same = backup.clone();
+    assert_eq!(node_of(same.apply(AllowNode { node: node(2) })).addresses, unseen[0], "its own it may have again");
+    backup.pass(TTL);
+    backup.token(3, Role::Node, 9);
+    assert!(
+        unseen.contains(&node_of(backup.apply(join(7, 3))).addresses),
+        "once they have rested they are given again"
+    );
+}
+
+#[test]
 fn names_and_ids_find_a_node_and_no_name_hides_an_id() {
     let mut world = World::with_token();
     world.join(1);
