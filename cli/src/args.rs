@@ -4,6 +4,7 @@ use crate::exit::EXIT_CODES;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
+use mesh_types::limits::{MAX_KEY_TTL, MIN_KEY_TTL};
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName, Role};
 use std::path::PathBuf;
 
@@ -136,7 +137,7 @@ pub(crate) struct Init {
     #[arg(long)]
     pub(crate) name: Option<NodeName>,
     /// How long keys are valid before they are renewed or expire [default: 30d]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_key_ttl)]
     pub(crate) default_key_ttl: Option<MeshDuration>,
     #[command(flatten)]
     pub(crate) start: Start,
@@ -153,7 +154,7 @@ pub(crate) struct Join {
     /// Become a coordinator replica as well; needs a token with that role
     #[arg(long)]
     pub(crate) coordinator: bool,
-    /// With --coordinator: where others reach this one repeatable [default: the address that faces the mesh]
+    /// With --coordinator: where others reach this one, repeatable [default: the address that faces the mesh]
     #[arg(long, value_name = "ADDR", requires = "coordinator")]
     pub(crate) advertise: Vec<CoordinatorAddress>,
     /// The name of this host in the mesh [default: its host name]
@@ -338,6 +339,16 @@ fn parse_mesh(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected 1 to 15 letters, digits, - or _: it names an interface".to_owned())
+    }
+}
+
+/// Before a mesh is made with it.
+fn parse_key_ttl(text: &str) -> Result<MeshDuration, String> {
+    let ttl: MeshDuration = text.parse().map_err(|error| format!("{error}"))?;
+    if (MIN_KEY_TTL..=MAX_KEY_TTL).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(format!("expected {MIN_KEY_TTL} to {MAX_KEY_TTL}"))
     }
 }
 

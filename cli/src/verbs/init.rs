@@ -6,6 +6,8 @@ use crate::args::Init;
 use crate::daemons::{Beginning, Daemon, Daemons, with_daemons};
 use crate::exit::{Exit, Failure};
 use crate::output;
+use crate::reach::{self, ask};
+use mesh_proto::v1::StatusRequest;
 use mesh_types::{MeshDuration, MeshTime, Role};
 use serde::Serialize;
 
@@ -29,6 +31,9 @@ pub(super) async fn run(context: &Context, init: Init) -> Result<Exit, Failure> 
 }
 
 async fn make(context: &Context, init: Init, daemons: &mut Daemons) -> Result<(), Failure> {
+    if !context.paths.holds_coordinator() {
+        refuse_member(context).await?;
+    }
     let beginning = Beginning::Bootstrap { overlay: init.overlay, key_ttl: init.default_key_ttl };
     let coordinator = Daemon::coordinator(&context.paths, &init.advertise, init.name.as_ref(), &beginning);
     daemons.ensure(&coordinator, &context.globals, &context.paths).await?;
@@ -40,6 +45,26 @@ async fn make(context: &Context, init: Init, daemons: &mut Daemons) -> Result<()
     let others = token::create(context, Role::Node, TOKEN_TTL, TOKEN_USES).await?;
     announce(context, joined, others.token, MeshTime(others.expires_at));
     Ok(())
+}
+
+/// The node of a new mesh is this host's: it cannot be a member of another one under the same name.
+async fn refuse_member(context: &Context) -> Result<(), Failure> {
+    let is_member = match reach::node(&context.paths).await {
+        Ok(mut node) => {
+            let status = ask(reach::ANSWER, node.status(StatusRequest {})).await?;
+            status.self_.is_some() && status.phase != "left"
+        }
+        Err(_) => context.paths.holds_node(),
+    };
+    if !is_member {
+        return Ok(());
+    }
+    let mesh = &context.paths.mesh;
+    let message = format!(
+        "this host is a node of another mesh under the name {mesh}: end that with `meshctl leave`, or make the new mesh \
+         under another name with --mesh"
+    );
+    Err(Failure::new(Exit::Refused, message))
 }
 
 fn announce(context: &Context, node: Joined, token: String, expires_at: MeshTime) {
