@@ -53,7 +53,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         origin: Origin::Joined(registry.config().cloned().context("the backup holds no mesh")?),
     };
     home.settle_with(&standing, Some((1, 1, &registry))).await?;
-    println!(
+    eprintln!(
         "Restored coordinator {} of mesh {} as of {}, with {} nodes, in epoch {}. Start it, make new join tokens, and let \
          other coordinators join again. Nodes removed since the backup are members again: remove them again.",
         standing.coordinator,
@@ -77,7 +77,7 @@ pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
         own.context("this coordinator does not know the mesh yet, or was removed from it: recover another one")?;
     open_epoch(&mut registry, own, false, wall())?;
     home.replace_store(&standing, remains.term, remains.index, &registry).await?;
-    println!(
+    eprintln!(
         "Coordinator {} of mesh {} goes on alone in epoch {}, with {} nodes. Start it, and let other coordinators join \
          again with empty data directories. The others of before are shut out; the old store is kept beside the new one.",
         standing.coordinator,

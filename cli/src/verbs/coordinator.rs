@@ -190,9 +190,7 @@ fn restore(
     for address in advertise {
         command.arg("--advertise").arg(address.to_string());
     }
-    if let Some(file) = &from.passphrase_file {
-        command.arg("--passphrase-file").arg(file);
-    }
+    command.env(passphrase::VARIABLE, passphrase::read(from)?.as_str());
     Err(replaced(command))
 }
 

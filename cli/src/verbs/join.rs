@@ -1,6 +1,6 @@
 //! `meshctl join`: this host becomes a node, and with `--coordinator` a coordinator replica as well.
 
-use super::passphrase::read_secret;
+use super::passphrase::read_token;
 use super::{Context, token};
 use crate::args::Join;
 use crate::daemons::{Beginning, Daemon, Daemons, make_private, with_daemons};
@@ -53,7 +53,7 @@ fn token_text(join: &Join) -> Result<Option<String>, Failure> {
         return Ok(Some(token.trim().to_owned()));
     }
     if let Some(file) = &join.token_file {
-        return Ok(Some(read_secret(file)?.to_string()));
+        return Ok(Some(read_token(file)?));
     }
     Ok(std::env::var(VARIABLE).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()))
 }
