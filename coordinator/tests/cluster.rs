@@ -149,7 +149,7 @@ async fn a_node_token_makes_no_coordinator_and_a_used_token_no_second_node() {
     std::fs::write(&path, &token).unwrap();
     let (code, said) =
         Coordinator::new(root.path(), "x").start_and_fail(&["--join-token-file", path.to_str().unwrap()]);
-    assert!(code == Some(1) && said.contains("for a node"), "{said}");
+    assert!(code == Some(6) && said.contains("for a node"), "{said}");
 
     let first = Node::join(&token, 1, "a").await.unwrap();
     let again = Node::join(&token, 1, "a").await.unwrap();
