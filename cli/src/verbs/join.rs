@@ -76,7 +76,7 @@ async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) 
 }
 
 /// The membership that a status shows, if there is one; one that was ended is an error.
-fn held(status: StatusReply) -> Result<Option<Joined>, Failure> {
+pub(super) fn held(status: StatusReply) -> Result<Option<Joined>, Failure> {
     if status.phase == "left" {
         let message = "this node was removed from the mesh: let it back in with `meshctl node allow` on a coordinator \
                        and `meshctl up` here, or forget the mesh here with `meshctl leave`";

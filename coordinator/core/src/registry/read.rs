@@ -123,6 +123,13 @@ impl Registry {
         self.state.mesh.as_ref()?.former_coordinators.get(&id)
     }
 
+    /// The former coordinator meant by an id or a name; several may have had one name.
+    pub fn former_coordinator_by_name_or_id(&self, text: &str) -> Option<&CoordinatorRecord> {
+        let former = &self.state.mesh.as_ref()?.former_coordinators;
+        let by_id = text.parse().ok().and_then(|id| former.get(&CoordinatorId(id)));
+        by_id.or_else(|| former.values().find(|record| record.name.as_str().eq_ignore_ascii_case(text)))
+    }
+
     /// The id that the next coordinator gets; `None` before the mesh is founded.
     pub fn next_coordinator_id(&self) -> Option<CoordinatorId> {
         self.state.mesh.as_ref().map(|mesh| mesh.next_coordinator)
