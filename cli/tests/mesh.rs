@@ -27,7 +27,11 @@ fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
         assert_eq!(made["node"]["name"], "first");
         assert!(made["node"]["addresses"][0].as_str().unwrap().starts_with("10.77.0."));
         assert!(first.file("meshd.log").exists() && first.file("node.pid").exists());
+        let tokens = first.json(&["token", "list"]).await.as_array().unwrap().len();
         let again = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        assert_eq!(first.json(&["token", "list"]).await.as_array().unwrap().len(), tokens + 1, "the one it prints");
+        let output = first.run(&["init", "--advertise", "192.0.2.1", "--overlay", "10.78.0.0/24"]).await;
+        assert!(text(&output.stderr).contains("change nothing"), "{}", text(&output.stderr));
         assert_eq!((&again["node"]["id"], &again["node"]["already"]), (&made["node"]["id"], &Value::Bool(true)));
 
         let joined = second.json(&["join", token]).await;
@@ -81,10 +85,17 @@ fn what_no_mesh_can_be_made_of_is_refused_and_leaves_nothing_behind() {
         let second = Machine::new(&mut lab, "second", 2).await;
         let init = ["init", "--advertise", "192.0.2.1"];
         assert_eq!(first.run(&[&init[..], &["--default-key-ttl", "1s"]].concat()).await.status.code(), Some(2));
+        for nowhere in ["0.0.0.0", "fe80::1", "224.0.0.1"] {
+            assert_eq!(first.run(&["init", "--advertise", nowhere]).await.status.code(), Some(2), "{nowhere}");
+        }
         let output = first.run(&[&init[..], &["--overlay", "192.0.2.0/25"]].concat()).await;
         assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
         assert!(text(&output.stderr).contains("route to 192.0.2.0/24"), "{}", text(&output.stderr));
         let made = first.json(&init).await;
+        first.done(&["coordinator", "set-address", "192.0.2.1", "192.0.2.1:8551"]).await;
+        assert_eq!(first.json(&["coordinator", "list"]).await[0]["addresses"], serde_json::json!(["192.0.2.1:8551"]));
+        assert_eq!(first.run(&["coordinator", "set-key-ttl", "1s"]).await.status.code(), Some(2));
+        first.done(&["coordinator", "set-key-ttl", "7d"]).await;
 
         second.json(&["join", made["token"].as_str().unwrap()]).await;
         for _ in ["while its meshd runs", "and while it does not"] {
@@ -166,9 +177,13 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
         assert_eq!(address("second"), "192.0.2.2:8551", "it found the address that faces the mesh");
 
         third.done(&["coordinator", "transfer-leader", "second"]).await;
+        third.done(&["coordinator", "transfer-leader", "second"]).await;
         first.until("the second leads", async || first.role_of("second").await == "leader").await;
         assert_eq!(first.run(&["coordinator", "transfer-leader", "nobody"]).await.status.code(), Some(7));
         first.until_it_pings("third").await;
+        first.done(&["coordinator", "remove", "third"]).await;
+        first.done(&["coordinator", "remove", "third"]).await;
+        assert_eq!(first.run(&["coordinator", "remove", "nobody"]).await.status.code(), Some(7));
         assert_eq!(second.json(&["node", "list"]).await.as_array().unwrap().len(), 3);
     });
 }
@@ -204,6 +219,9 @@ fn a_removed_node_stays_out_until_it_is_allowed_again() {
 
         let id = joined["id"].as_str().unwrap();
         first.done(&["node", "allow", id]).await;
+        first.done(&["node", "allow", id]).await;
+        first.done(&["node", "allow", "second"]).await;
+        assert_eq!(first.run(&["node", "allow", "nobody"]).await.status.code(), Some(7));
         second.done(&["join", token]).await;
         first.until_it_pings("second").await;
     });

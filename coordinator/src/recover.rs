@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use mesh_coordinator_core::command::OpenEpoch;
 use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::identity_key;
+use mesh_types::coordinator::distinct;
 use mesh_types::{CoordinatorRecord, Epoch, MeshTime};
 use std::time::SystemTime;
 use zeroize::Zeroizing;
@@ -42,7 +43,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         id: registry.next_coordinator_id().context("the backup holds no mesh")?,
         name: options.name.clone().map_or_else(host_name, Ok)?,
         identity_key: identity_key(&key),
-        addresses: options.advertise.clone(),
+        addresses: distinct(options.advertise.clone()),
     };
     open_epoch(&mut registry, coordinator.clone(), true, wall())?;
     home.keep_authority(&backup.authority)?;

@@ -26,6 +26,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
+use mesh_types::coordinator::distinct;
 use mesh_types::{CoordinatorAddress, CoordinatorId};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -56,7 +57,8 @@ const READY: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// What keeps the replica from starting or from going on; the message says what to do.
-pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(mut options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    options.advertise = distinct(options.advertise);
     let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
@@ -134,7 +136,9 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         }
         Err(error)
     });
-    bound.with_context(|| format!("cannot listen on {address}: is the port taken? Choose another with --listen"))
+    bound.with_context(|| {
+        format!("cannot listen on {address}: is the port taken? Free it, or choose another with --advertise ADDR:PORT")
+    })
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

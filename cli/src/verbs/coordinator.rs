@@ -1,4 +1,4 @@
-//! `meshctl coordinator list|add|remove|transfer-leader|set-address|snapshot|restore|recover`.
+//! `meshctl coordinator list|add|remove|transfer-leader|set-address|set-key-ttl|snapshot|restore|recover`.
 
 use super::{Context, passphrase, token};
 use crate::args::{Coordinator, Passphrase};
@@ -8,7 +8,7 @@ use crate::{output, programs};
 use anyhow::Context as _;
 use mesh_proto::v1::{
     BackupRequest, CoordinatorInfo, ListCoordinatorsRequest, RemoveCoordinatorRequest, SetCoordinatorAddressesRequest,
-    TransferLeaderRequest,
+    SetKeyTtlRequest, TransferLeaderRequest,
 };
 use mesh_types::{CoordinatorAddress, MeshDuration, MeshTime, Role};
 use serde::Serialize;
@@ -41,6 +41,7 @@ pub(super) async fn run(context: &Context, verb: Coordinator) -> Result<Exit, Fa
         Coordinator::Remove { coordinator } => remove(context, coordinator).await,
         Coordinator::TransferLeader { to } => transfer_leader(context, to).await,
         Coordinator::SetAddress { addresses, of } => set_address(context, &addresses, of).await,
+        Coordinator::SetKeyTtl { ttl } => set_key_ttl(context, ttl).await,
         Coordinator::Snapshot { file, passphrase } => snapshot(context, &file, &passphrase).await,
         Coordinator::Restore { file, advertise, passphrase } => restore(context, &file, &advertise, &passphrase),
         Coordinator::Recover => recover(context).await,
@@ -142,6 +143,13 @@ async fn set_address(context: &Context, addresses: &[CoordinatorAddress], of: Op
     };
     ask(reach::ANSWER, reach::coordinator(&context.paths).await?.set_coordinator_addresses(request)).await?;
     context.note("All replicas and nodes learn the new address.");
+    Ok(Exit::Done)
+}
+
+async fn set_key_ttl(context: &Context, ttl: MeshDuration) -> Result<Exit, Failure> {
+    let request = SetKeyTtlRequest { request_id: request_id()?, ttl: ttl.0 };
+    ask(reach::ANSWER, reach::coordinator(&context.paths).await?.set_key_ttl(request)).await?;
+    context.note(format_args!("Keys made or renewed from now on are valid for {ttl}."));
     Ok(Exit::Done)
 }
 
