@@ -4,6 +4,7 @@ use crate::exit::EXIT_CODES;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
+use mesh_types::limits::{MAX_KEY_TTL, MIN_KEY_TTL};
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName, Role};
 use std::path::PathBuf;
 
@@ -127,7 +128,7 @@ pub(crate) struct Demo {
 #[derive(clap::Args, Debug)]
 pub(crate) struct Init {
     /// Where this coordinator is reached by others: ADDR or ADDR:PORT, repeatable
-    #[arg(long, required = true, num_args = 1.., value_name = "ADDR")]
+    #[arg(long, required = true, num_args = 1.., value_name = "ADDR", value_parser = CoordinatorAddress::parse_advertised)]
     pub(crate) advertise: Vec<CoordinatorAddress>,
     /// Overlay range, IPv4 or IPv6 [default: a random free /16 of 10.0.0.0/8 and a random unique local /48]
     #[arg(long, value_name = "CIDR")]
@@ -136,7 +137,7 @@ pub(crate) struct Init {
     #[arg(long)]
     pub(crate) name: Option<NodeName>,
     /// How long keys are valid before they are renewed or expire [default: 30d]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_key_ttl)]
     pub(crate) default_key_ttl: Option<MeshDuration>,
     #[command(flatten)]
     pub(crate) start: Start,
@@ -154,7 +155,7 @@ pub(crate) struct Join {
     #[arg(long)]
     pub(crate) coordinator: bool,
     /// With --coordinator: where others reach this one, repeatable [default: the address that faces the mesh]
-    #[arg(long, value_name = "ADDR", requires = "coordinator")]
+    #[arg(long, value_name = "ADDR", requires = "coordinator", value_parser = CoordinatorAddress::parse_advertised)]
     pub(crate) advertise: Vec<CoordinatorAddress>,
     /// The name of this host in the mesh [default: its host name]
     #[arg(long)]
@@ -255,7 +256,7 @@ pub(crate) enum Node {
         /// Name or id
         node: String,
     },
-    /// Let a removed node join again, with a new token
+    /// Let a removed node back in: `meshctl up` on it, or a join with a new token
     #[command(after_help = "Example:\n  meshctl node allow node-2")]
     Allow {
         /// Name or id
@@ -302,11 +303,18 @@ pub(crate) enum Coordinator {
     #[command(after_help = "Example:\n  meshctl coordinator set-address 203.0.113.20 --of coordinator-2")]
     SetAddress {
         /// All its addresses, in order of preference
-        #[arg(required = true, value_name = "ADDR")]
+        #[arg(required = true, value_name = "ADDR", value_parser = CoordinatorAddress::parse_advertised)]
         addresses: Vec<CoordinatorAddress>,
         /// Name or id [default: the one on this host]
         #[arg(long, value_name = "COORDINATOR")]
         of: Option<String>,
+    },
+    /// Change how long keys are valid, for those made or renewed from now on
+    #[command(after_help = "Example:\n  meshctl coordinator set-key-ttl 7d")]
+    SetKeyTtl {
+        /// The time
+        #[arg(value_name = "DURATION", value_parser = parse_key_ttl)]
+        ttl: MeshDuration,
     },
     /// Write the registry, and the mesh CA's key under a passphrase, to a file
     #[command(after_help = "Example:\n  meshctl coordinator snapshot /root/mesh.backup --passphrase-file /root/pass")]
@@ -322,7 +330,7 @@ pub(crate) enum Coordinator {
         /// The snapshot
         file: PathBuf,
         /// Where the new coordinator is reached by others, repeatable
-        #[arg(long, required = true, value_name = "ADDR")]
+        #[arg(long, required = true, value_name = "ADDR", value_parser = CoordinatorAddress::parse_advertised)]
         advertise: Vec<CoordinatorAddress>,
         #[command(flatten)]
         passphrase: Passphrase,
@@ -348,6 +356,16 @@ fn parse_mesh(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected 1 to 15 letters, digits, - or _: it names an interface".to_owned())
+    }
+}
+
+/// Before anything is asked for with it.
+fn parse_key_ttl(text: &str) -> Result<MeshDuration, String> {
+    let ttl: MeshDuration = text.parse().map_err(|error| format!("{error}"))?;
+    if (MIN_KEY_TTL..=MAX_KEY_TTL).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err(format!("expected {MIN_KEY_TTL} to {MAX_KEY_TTL}"))
     }
 }
 

@@ -6,10 +6,14 @@
 
 use crate::args::{Backend, Globals, Start};
 use crate::exit::{Exit, Failure};
+use crate::files::write_private;
 use crate::paths::Paths;
-use crate::{output, programs, units};
+use crate::{output, programs, reach, units};
 use anyhow::Context as _;
 use ipnet::IpNet;
+use mesh_proto::v1::admin_client::AdminClient;
+use mesh_proto::v1::local_client::LocalClient;
+use mesh_proto::v1::{ListCoordinatorsRequest, StatusRequest};
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName};
 use std::ffi::OsString;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -109,8 +113,18 @@ impl Daemon {
         Self { program: programs::COORDINATOR, socket, state, paths: own_paths, settings, ready_within }
     }
 
-    async fn answers(&self) -> bool {
-        mesh_proto::local::connect(&self.socket).await.is_ok()
+    /// Whether it serves. That its socket takes callers says nothing: it does so before the daemon is ready, and also
+    /// when the daemon hangs, which is an error.
+    async fn answers(&self) -> Result<bool, Failure> {
+        let Ok(channel) = mesh_proto::local::connect(&self.socket).await else { return Ok(false) };
+        let ask = async {
+            if self.program == programs::COORDINATOR {
+                AdminClient::new(channel).list_coordinators(ListCoordinatorsRequest {}).await.is_ok()
+            } else {
+                LocalClient::new(channel).status(StatusRequest {}).await.is_ok()
+            }
+        };
+        tokio::time::timeout(reach::ANSWER, ask).await.map_err(|_| reach::silent(self.program, &self.socket))
     }
 
     fn command(&self) -> Result<Command, Failure> {
@@ -128,25 +142,25 @@ pub(crate) struct Daemons {
     children: Vec<(&'static str, Child)>,
 }
 
-/// Does `work`, which may start daemons. In the foreground, stays with them until a signal comes or one of them ends,
+/// Does `work`, which may start daemons. A signal meanwhile ends it, with what it has begun. In the foreground, stays with them until a signal comes or one of them ends,
 /// and then stops them all; a signal during `work` does the same.
 pub(crate) async fn with_daemons(
     foreground: bool,
     work: impl AsyncFnOnce(&mut Daemons) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
     let mut daemons = Daemons { foreground, children: Vec::new() };
-    if !foreground {
-        return work(&mut daemons).await.map(|()| Exit::Done);
-    }
-    // From here on, before there is a child that a signal would orphan.
+    // From here on, before there is a child that a signal would orphan, or a token on disk that it would leave there.
     let mut signals = Signals::new()?;
     let worked = tokio::select! {
         worked = work(&mut daemons) => worked,
         () = signals.any() => {
             daemons.stop().await;
-            return Ok(Exit::Done);
+            return Ok(if foreground { Exit::Done } else { Exit::Interrupted });
         }
     };
+    if !foreground {
+        return worked.map(|()| Exit::Done);
+    }
     let verdict = match worked {
         Ok(()) => daemons.stay(&mut signals).await,
         Err(failure) => Err(failure),
@@ -179,7 +193,7 @@ impl Daemons {
     /// Sees to it that the daemon runs and answers.
     pub(crate) async fn ensure(&mut self, daemon: &Daemon, globals: &Globals, paths: &Paths) -> Result<(), Failure> {
         let by_unit = !self.foreground && Paths::are_default(globals) && units::exists(daemon.program);
-        if daemon.answers().await {
+        if daemon.answers().await? {
             // Started by hand, perhaps, and wanted from now on at every boot.
             let enable = by_unit && nix::unistd::geteuid().is_root();
             return if enable { units::enable_running(daemon.program, paths) } else { Ok(()) };
@@ -217,10 +231,7 @@ impl Daemons {
 
     async fn stop(&mut self) {
         for (_, child) in &self.children {
-            if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                // It may have ended by itself meanwhile.
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
-            }
+            terminate(child);
         }
         for (_, child) in &mut self.children {
             if tokio::time::timeout(STOP, child.wait()).await.is_err() {
@@ -262,11 +273,14 @@ async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
     command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
     // SAFETY: one system call; a session of its own keeps the daemon when the terminal closes.
     unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
-    let mut child =
+    let child =
         tokio::process::Command::from(command).spawn().with_context(|| format!("cannot start {}", daemon.program))?;
     let pid = child.id().map(|pid| pid.to_string()).unwrap_or_default();
-    write(&pid_file, &format!("{pid}\n"))?;
-    wait_until_ready(daemon, Some(&mut child), Some((&log, begins))).await?;
+    let mut unready = Unready { child, pid_file: &pid_file, ready: false };
+    make_room_for(&pid_file)?;
+    write_private(&pid_file, &pid)?;
+    wait_until_ready(daemon, Some(&mut unready.child), Some((&log, begins))).await?;
+    unready.ready = true;
     if !quiet {
         let (log, pid_file) = (log.display(), pid_file.display());
         output::note(format_args!("Started {}: PID {pid} in {pid_file}, log {log}.", daemon.program));
@@ -312,11 +326,37 @@ fn server(socket: &Path) -> Option<nix::unistd::Pid> {
     Some(nix::unistd::Pid::from_raw(peer.pid()))
 }
 
-pub(crate) fn write(file: &Path, content: &str) -> Result<(), Failure> {
-    if let Some(directory) = file.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+/// A daemon that does not serve yet: if it is not waited for any more, it goes, with its PID file.
+struct Unready<'a> {
+    child: Child,
+    pid_file: &'a Path,
+    ready: bool,
+}
+
+impl Drop for Unready<'_> {
+    fn drop(&mut self) {
+        if self.ready {
+            return;
+        }
+        terminate(&self.child);
+        // If it was never written, nothing is left behind.
+        let _ = std::fs::remove_file(self.pid_file);
     }
-    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
+}
+
+/// Asks a child to end, unless it has.
+fn terminate(child: &Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // It may have ended by itself meanwhile.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+    }
+}
+
+/// Makes the directory of sockets and PID files, which others may look into.
+fn make_room_for(file: &Path) -> Result<(), Failure> {
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+    made.with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(())
 }
 
@@ -337,7 +377,7 @@ async fn wait_until_ready(
     log: Option<(&Path, u64)>,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + daemon.ready_within;
-    while !daemon.answers().await {
+    while !daemon.answers().await? {
         let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten());
         if let Some(status) = ended {
             return Err(explain_end(daemon, status, log));
@@ -357,6 +397,7 @@ async fn wait_until_ready(
 fn explain_end(daemon: &Daemon, status: std::process::ExitStatus, log: Option<(&Path, u64)>) -> Failure {
     let exit = match status.code() {
         Some(3) => Exit::Permission,
+        Some(5) => Exit::Unreachable,
         Some(6) => Exit::Refused,
         _ => Exit::Failed,
     };

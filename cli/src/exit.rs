@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// Not permitted: not root, no access to a socket, no right to make namespaces.
     Permission = 3,
-    /// The daemon on this host does not run.
+    /// The daemon on this host does not run, or does not answer.
     NotRunning = 4,
     /// No coordinator can be reached, or they have no quorum; may work later.
     Unreachable = 5,
@@ -35,7 +35,7 @@ Exit codes:
   1  failed
   2  wrong arguments
   3  not permitted (not root, no access to a socket)
-  4  the daemon on this host does not run
+  4  the daemon on this host does not run, or does not answer
   5  no coordinator reachable, or no quorum: may work later
   6  refused (token expired or used up, name taken, not a member)
   7  not found";

@@ -10,6 +10,7 @@ mod args;
 mod daemons;
 mod demo;
 mod exit;
+mod files;
 mod output;
 mod paths;
 mod programs;

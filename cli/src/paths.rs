@@ -36,6 +36,16 @@ impl Paths {
         self.node_state.join("membership")
     }
 
+    /// Whether the coordinator's directory is that of a replica: the file is the last that it writes when it becomes one.
+    pub(crate) fn holds_coordinator(&self) -> bool {
+        self.coordinator_data.join("membership").exists()
+    }
+
+    /// Whether the node's directory is that of a member, likewise.
+    pub(crate) fn holds_node(&self) -> bool {
+        self.membership().exists()
+    }
+
     /// Whether every path is the default one, which is what the systemd units serve.
     pub(crate) fn are_default(globals: &Globals) -> bool {
         globals.socket.is_none()

@@ -59,7 +59,8 @@ async fn connect(socket: &Path, daemon: &str, next: &str) -> Result<Channel, Fai
     })
 }
 
-fn silent(daemon: &str, socket: &Path) -> Failure {
+/// A daemon that is there and does nothing.
+pub(crate) fn silent(daemon: &str, socket: &Path) -> Failure {
     let message = format!("{daemon} does not answer on {}: look at its log, or restart it", socket.display());
     Failure::new(Exit::NotRunning, message)
 }
@@ -71,9 +72,10 @@ pub(crate) async fn ask<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => Ok(answer?.into_inner()),
+        // Whatever the others do, it answers sooner.
         Err(_) => Err(Failure::new(
-            Exit::Unreachable,
-            format!("no answer in {} s: the coordinators may have no quorum; try again later", limit.as_secs()),
+            Exit::NotRunning,
+            format!("the daemon on this host does not answer in {} s: look at its log, or restart it", limit.as_secs()),
         )),
     }
 }

@@ -1,6 +1,5 @@
 //! The daemons as units of systemd: told their settings, started and enabled, stopped and disabled.
 
-use crate::daemons::write;
 use crate::exit::{Exit, Failure};
 use crate::paths::Paths;
 use crate::programs;
@@ -62,6 +61,14 @@ fn name(program: &str, paths: &Paths) -> String {
 /// Where the settings of one machine are for its node's unit.
 fn drop_in(paths: &Paths) -> PathBuf {
     PathBuf::from(format!("/etc/systemd/system/{}.d/meshctl.conf", name(programs::NODE, paths)))
+}
+
+fn write(file: &Path, content: &str) -> Result<(), Failure> {
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(())
 }
 
 fn systemctl(arguments: &[&str]) -> Result<(), Failure> {

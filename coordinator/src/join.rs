@@ -1,6 +1,6 @@
 //! Becoming a replica: by making a mesh, or by a join token.
 
-use crate::ending::Refused;
+use crate::ending::{Refused, Unreachable};
 use crate::home::{Home, Origin, Standing};
 use crate::options::Serve;
 use crate::raft::Disk;
@@ -23,8 +23,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tonic::Code;
 
-/// How long a join waits for coordinators that are starting too.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a join waits for coordinators that are starting too: less than `meshctl join` waits for this one.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Longest wait for the answer to one attempt.
 const ANSWER: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -93,11 +93,10 @@ pub(crate) async fn token(options: &Serve) -> anyhow::Result<Option<JoinToken>> 
         },
     };
     let token: JoinToken = text.parse()?;
-    ensure!(
-        token.role == Role::Coordinator,
-        "this join token is for a {}: make one with `meshctl token create --role coordinator`",
-        token.role
-    );
+    if token.role != Role::Coordinator {
+        let message = "this join token is for a node: make one with `meshctl token create --role coordinator`";
+        bail!(Refused(message.to_owned()));
+    }
     Ok(Some(token))
 }
 
@@ -136,7 +135,7 @@ pub(crate) async fn join(
         addresses: options.advertise.iter().map(ToString::to_string).collect(),
         level: understood.0,
     };
-    let reply = ask(token, request).await?;
+    let reply = ask(token, request, PATIENCE).await?;
     let config: MeshConfig = convert::nested("config", reply.config).context("answer to the join")?;
     ensure!(config.mesh == token.mesh, "the coordinator answered for mesh {}, not {}", config.mesh, token.mesh);
     let certificate = config.authorities.iter().find(|certificate| Fingerprint::of(&certificate.0) == token.authority);
@@ -156,10 +155,14 @@ pub(crate) async fn join(
 }
 
 /// Asks until someone answers; a refusal is final.
-async fn ask(token: &JoinToken, request: v1::JoinClusterRequest) -> anyhow::Result<v1::JoinClusterReply> {
+async fn ask(
+    token: &JoinToken,
+    request: v1::JoinClusterRequest,
+    patience: Duration,
+) -> anyhow::Result<v1::JoinClusterReply> {
     let dialer = Dialer::joiner(system_clock());
     let expect = Expect::Pinned { mesh: token.mesh, authority: token.authority };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         let problem = match dialer.dial(&token.addresses, expect).await {
             Ok(connection) => {
@@ -167,20 +170,47 @@ async fn ask(token: &JoinToken, request: v1::JoinClusterRequest) -> anyhow::Resu
                 match tokio::time::timeout(ANSWER, client.join_cluster(request.clone())).await {
                     Ok(Ok(reply)) => return Ok(reply.into_inner()),
                     Ok(Err(status)) if status.code() != Code::Unavailable => {
-                        bail!("the coordinator at {} refuses the join: {}", connection.address, status.message());
+                        let (address, why) = (connection.address, status.message());
+                        bail!(Refused(format!("the coordinator at {address} refuses the join: {why}")));
                     }
                     Ok(Err(status)) => status.message().to_owned(),
                     Err(_) => format!("the coordinator at {} does not answer", connection.address),
                 }
             }
-            Err(error) => {
-                let last = matches!(error.failure(), Some(Failure::Clock(_) | Failure::Pin(_) | Failure::Rejected(_)));
-                ensure!(!last, "{error}");
-                error.to_string()
-            }
+            Err(error) => match error.failure() {
+                Some(Failure::Clock(_)) => bail!("{error}"),
+                Some(Failure::Pin(_) | Failure::Rejected(_)) => bail!(Refused(error.to_string())),
+                _ => error.to_string(),
+            },
         };
-        ensure!(Instant::now() < deadline, "no coordinator took the join within {} s: {problem}", PATIENCE.as_secs());
+        if Instant::now() >= deadline {
+            let secs = patience.as_secs();
+            bail!(Unreachable(format!("no coordinator took the join within {secs} s: {problem}")));
+        }
         tracing::warn!(%problem, "join tried again");
         tokio::time::sleep(PAUSE + random::jitter(PAUSE)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ending::exit_code;
+    use mesh_types::{TokenId, TokenSecret};
+
+    #[tokio::test]
+    async fn a_join_that_nobody_takes_may_be_tried_later() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let token = JoinToken {
+            role: Role::Coordinator,
+            mesh: MeshId::from_bytes([1; 16]),
+            authority: Fingerprint::from_bytes([2; 32]),
+            id: TokenId::from_bytes([3; 8]),
+            secret: TokenSecret::from_bytes([4; 20]),
+            addresses: vec![port.to_string().parse().unwrap()],
+        };
+        let error = ask(&token, v1::JoinClusterRequest::default(), Duration::ZERO).await.unwrap_err();
+        assert_eq!(exit_code(&error), 5, "{error}");
+        assert!(error.to_string().contains(&port.to_string()), "{error}");
     }
 }

@@ -1,7 +1,6 @@
 //! The command line of `mesh-coordinator`. These forms are stable.
 
 use clap::{Args, Parser, Subcommand};
-use mesh_types::coordinator::Host;
 use mesh_types::{CoordinatorAddress, MeshDuration, NodeName};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,7 +47,7 @@ pub struct Serve {
     pub data_dir: PathBuf,
     /// Where nodes and other coordinators reach this one: ADDR[:PORT]. Repeat it for several addresses. It is announced
     /// when it is not what the last start advertised; otherwise what `meshctl coordinator set-address` has set stays.
-    #[arg(long, value_name = "ADDR[:PORT]", required = true)]
+    #[arg(long, value_name = "ADDR[:PORT]", required = true, value_parser = CoordinatorAddress::parse_advertised)]
     pub advertise: Vec<CoordinatorAddress>,
     /// Unix socket for administration.
     #[arg(long, value_name = "PATH")]
@@ -96,7 +95,7 @@ impl Serve {
 
     /// Whether the address is one that other hosts cannot reach.
     pub fn advertises_only_loopback(&self) -> bool {
-        self.advertise.iter().all(|address| matches!(&address.host, Host::Ip(ip) if ip.is_loopback()))
+        self.advertise.iter().all(CoordinatorAddress::is_loopback)
     }
 }
 
@@ -110,7 +109,7 @@ pub struct Restore {
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
     /// Where nodes reach the restored coordinator.
-    #[arg(long, value_name = "ADDR[:PORT]", required = true)]
+    #[arg(long, value_name = "ADDR[:PORT]", required = true, value_parser = CoordinatorAddress::parse_advertised)]
     pub advertise: Vec<CoordinatorAddress>,
     /// The coordinator's name; by default the host's.
     #[arg(long)]

@@ -3,9 +3,11 @@
 use crate::peers::PeerError;
 use crate::replica::{NOT_LEADER, Replica};
 use bytes::Bytes;
+use mesh_coordinator_core::clock::is_far_off;
 use mesh_proto::v1;
 use mesh_types::CoordinatorId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const FORMAT: u8 = 1;
@@ -42,11 +44,30 @@ pub(crate) async fn carry_out(replica: &Replica, order: Order) -> Answer {
             Ok(point) => Answer::Point(point),
             Err(error) => Answer::Refused(error.to_string()),
         },
+        Order::TransferLeader(Some(to)) if to == replica.id => Answer::Leader(to),
+        Order::TransferLeader(Some(to)) if would_not_lead(replica, to) => Answer::Refused(format!(
+            "coordinator {to}'s clock is far off the others': it would not lead; set its clock right first (see \
+             `meshctl coordinator list`)"
+        )),
         Order::TransferLeader(to) => match replica.raft.transfer_leader(to).await {
             Ok(leader) => Answer::Leader(leader),
             Err(reason) => Answer::Refused(reason),
         },
     }
+}
+
+/// Whether it would hand leadership on at once, for what it will find out about its own clock.
+fn would_not_lead(replica: &Replica, to: CoordinatorId) -> bool {
+    let offset = |id| if id == replica.id { Some(0) } else { replica.health.recent(id).map(|it| it.offset) };
+    let voters = replica.raft.status().voters;
+    has_wrong_clock(to, &voters.into_iter().filter_map(|id| Some((id, offset(id)?))).collect())
+}
+
+/// What `judge` says of its own clock, from how far all voters' are ahead of ours, its own among them.
+fn has_wrong_clock(judge: CoordinatorId, offsets: &BTreeMap<CoordinatorId, i64>) -> bool {
+    let Some(own) = offsets.get(&judge) else { return false };
+    let others = offsets.iter().filter(|(id, _)| **id != judge);
+    is_far_off(&others.map(|(_, offset)| offset.saturating_sub(*own)).collect::<Vec<_>>())
 }
 
 /// Asks the leader for a read point; none if it does not answer.
@@ -95,5 +116,25 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, 
     match bytes.split_first() {
         Some((&FORMAT, body)) => ciborium::from_reader(body).map_err(|error| format!("order not understood: {error}")),
         _ => Err("order of another version: run the same version on all coordinators".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leads_next_is_judged_by_its_clock_and_not_by_the_leaders() {
+        let minutes = |all: [i64; 3]| (1..).map(CoordinatorId).zip(all.map(|minutes| minutes * 60_000)).collect();
+        for (offsets, judge, wrong) in [
+            ([0, 0, 0], 2, false),
+            ([0, 5, 0], 2, true),
+            ([0, 5, 0], 3, false),
+            ([0, 5, 5], 2, false),
+            ([0, 5, 5], 1, true),
+            ([0, 5, 0], 4, false),
+        ] {
+            assert_eq!(has_wrong_clock(CoordinatorId(judge), &minutes(offsets)), wrong, "{judge} of {offsets:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use mesh_coordinator_core::command::OpenEpoch;
 use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::identity_key;
+use mesh_types::coordinator::distinct;
 use mesh_types::{CoordinatorRecord, Epoch, MeshTime};
 use std::time::SystemTime;
 use zeroize::Zeroizing;
@@ -43,7 +44,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         id: registry.next_coordinator_id().context("the backup holds no mesh")?,
         name: options.name.clone().map_or_else(host_name, Ok)?,
         identity_key: identity_key(&key),
-        addresses: options.advertise.clone(),
+        addresses: distinct(options.advertise.clone()),
     };
     open_epoch(&mut registry, coordinator.clone(), true, wall())?;
     home.keep_authority(&backup.authority)?;
@@ -54,7 +55,7 @@ pub(crate) async fn restore(options: &Restore) -> anyhow::Result<()> {
         origin: Origin::Joined(registry.config().cloned().context("the backup holds no mesh")?),
     };
     home.settle_with(&standing, Some((1, 1, &registry))).await?;
-    println!(
+    eprintln!(
         "Restored coordinator {} of mesh {} as of {}, with {} nodes, in epoch {}. Start it, make new join tokens, and let \
          other coordinators join again. Nodes removed since the backup are members again: remove them again.",
         standing.coordinator,
@@ -79,7 +80,7 @@ pub(crate) async fn recover(options: &Recover) -> anyhow::Result<()> {
         own.context("this coordinator does not know the mesh yet, or was removed from it: recover another one")?;
     open_epoch(&mut registry, own, false, wall())?;
     home.replace_store(&standing, remains.term, remains.index, &registry).await?;
-    println!(
+    eprintln!(
         "Coordinator {} of mesh {} goes on alone in epoch {}, with {} nodes. Start it, and let other coordinators join \
          again with empty data directories. The others of before are shut out; the old store is kept beside the new one.",
         standing.coordinator,

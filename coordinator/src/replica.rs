@@ -106,10 +106,11 @@ impl Replica {
             match attempt {
                 Ok(Ok(reply)) => return reply.granted().map_err(WriteError::Rejected),
                 Ok(Err(Attempt::Final(error))) => return Err(error),
-                Ok(Err(Attempt::Again(why))) => reason = why,
-                Err(_) if self.raft.status().leads => {
+                // It is the leader, or was the last: nobody took its place.
+                _ if self.raft.status().leader == Some(self.id) => {
                     reason = "too few coordinators confirm it".to_owned();
                 }
+                Ok(Err(Attempt::Again(why))) => reason = why,
                 Err(_) => {}
             }
             if Instant::now() + PAUSE >= deadline {

@@ -27,6 +27,7 @@ use mesh_proto::v1::admin_server::AdminServer;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
+use mesh_types::coordinator::distinct;
 use mesh_types::{CoordinatorAddress, Level};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -68,7 +69,12 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
     run_as(Nature { level: Level::SUPPORTED, clock: Arc::new(clock::Host) }, options, stop).await
 }
 
-pub(crate) async fn run_as(nature: Nature, options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(crate) async fn run_as(
+    nature: Nature,
+    mut options: Serve,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    options.advertise = distinct(options.advertise);
     let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
@@ -147,7 +153,9 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         }
         Err(error)
     });
-    bound.with_context(|| format!("cannot listen on {address}: is the port taken? Choose another with --listen"))
+    bound.with_context(|| {
+        format!("cannot listen on {address}: is the port taken? Free it, or choose another with --advertise ADDR:PORT")
+    })
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

@@ -60,6 +60,24 @@ async fn without_a_quorum_reads_are_stale_and_writes_say_why() {
     let status = last.admin().await.create_token(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
     assert!(status.message().starts_with("no quorum"), "{}", status.message());
+    let listed = last.coordinators().await;
+    assert!(listed.coordinators.iter().all(|one| one.role != "leader"), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_has_lost_its_quorum_is_none_and_says_why_it_cannot_write() {
+    let root = tempfile::tempdir().unwrap();
+    let mut all = mesh(root.path(), 3).await;
+    let index = leader(&mut all).await;
+    let mut led = all.remove(index);
+    all.clear();
+    let begun = Instant::now();
+    while led.coordinators().await.coordinators.iter().any(|one| one.role == "leader") {
+        assert!(begun.elapsed() < PATIENCE, "it is shown as one");
+    }
+    let request = v1::CreateTokenRequest { role: "node".into(), ttl: 60_000, uses: 1, ..Default::default() };
+    let status = led.admin().await.create_token(request).await.unwrap_err();
+    assert!(!status.message().contains("does not lead"), "{}", status.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +167,7 @@ async fn a_node_token_makes_no_coordinator_and_a_used_token_no_second_node() {
     std::fs::write(&path, &token).unwrap();
     let (code, said) =
         Coordinator::new(root.path(), "x").start_and_fail(&["--join-token-file", path.to_str().unwrap()]);
-    assert!(code == Some(1) && said.contains("for a node"), "{said}");
+    assert!(code == Some(6) && said.contains("for a node"), "{said}");
 
     let first = Node::join(&token, 1, "a").await.unwrap();
     let again = Node::join(&token, 1, "a").await.unwrap();

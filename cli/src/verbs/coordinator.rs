@@ -1,4 +1,4 @@
-//! `meshctl coordinator list|add|remove|transfer-leader|set-address|snapshot|restore|recover`.
+//! `meshctl coordinator list|add|remove|transfer-leader|set-address|set-key-ttl|snapshot|restore|recover`.
 
 use super::{Context, passphrase, token};
 use crate::args::{Coordinator, Passphrase};
@@ -8,7 +8,7 @@ use crate::{output, programs};
 use anyhow::Context as _;
 use mesh_proto::v1::{
     BackupRequest, CoordinatorInfo, ListCoordinatorsRequest, ListNodesRequest, RemoveCoordinatorRequest,
-    SetCoordinatorAddressesRequest, TransferLeaderRequest,
+    SetCoordinatorAddressesRequest, SetKeyTtlRequest, TransferLeaderRequest,
 };
 use mesh_types::coordinator::ENDED_FILE;
 use mesh_types::{CoordinatorAddress, MeshDuration, MeshTime, Role};
@@ -54,6 +54,7 @@ pub(super) async fn run(context: &Context, verb: Coordinator) -> Result<Exit, Fa
         }
         Coordinator::TransferLeader { to } => transfer_leader(context, to).await,
         Coordinator::SetAddress { addresses, of } => set_address(context, &addresses, of).await,
+        Coordinator::SetKeyTtl { ttl } => set_key_ttl(context, ttl).await,
         Coordinator::Snapshot { file, passphrase } => snapshot(context, &file, &passphrase).await,
         Coordinator::Restore { file, advertise, passphrase } => restore(context, &file, &advertise, &passphrase),
         Coordinator::Recover => recover(context).await,
@@ -216,6 +217,13 @@ async fn set_address(context: &Context, addresses: &[CoordinatorAddress], of: Op
     Ok(Exit::Done)
 }
 
+async fn set_key_ttl(context: &Context, ttl: MeshDuration) -> Result<Exit, Failure> {
+    let request = SetKeyTtlRequest { request_id: request_id()?, ttl: ttl.0 };
+    ask(reach::ANSWER, reach::coordinator(&context.paths).await?.set_key_ttl(request)).await?;
+    context.note(format_args!("Keys made or renewed from now on are valid for {ttl}."));
+    Ok(Exit::Done)
+}
+
 async fn snapshot(context: &Context, file: &Path, from: &Passphrase) -> Result<Exit, Failure> {
     let request = BackupRequest { passphrase: passphrase::read(from)?.to_string() };
     let mut chunks = ask(reach::ANSWER, reach::coordinator(&context.paths).await?.backup(request)).await?;
@@ -261,9 +269,7 @@ fn restore(
     for address in advertise {
         command.arg("--advertise").arg(address.to_string());
     }
-    if let Some(file) = &from.passphrase_file {
-        command.arg("--passphrase-file").arg(file);
-    }
+    command.env(passphrase::VARIABLE, passphrase::read(from)?.as_str());
     Err(replaced(command))
 }
 

@@ -1,10 +1,11 @@
 //! `meshctl join`: this host becomes a node, and with `--coordinator` a coordinator replica as well.
 
-use super::passphrase::read_secret;
+use super::passphrase::read_token;
 use super::{Context, token};
 use crate::args::Join;
 use crate::daemons::{Beginning, Daemon, Daemons, make_private, with_daemons};
 use crate::exit::{Exit, Failure};
+use crate::files::write_private;
 use crate::output;
 use crate::reach::{self, ask};
 use mesh_proto::v1::{LocalJoinRequest, StatusReply, StatusRequest};
@@ -12,7 +13,7 @@ use mesh_types::coordinator::{DEFAULT_COORDINATOR_PORT, Host};
 use mesh_types::{CoordinatorAddress, JoinToken, MeshDuration, NodeName, Role};
 use serde::Serialize;
 use std::net::{Ipv4Addr, ToSocketAddrs as _, UdpSocket};
-use std::path::Path;
+use std::path::PathBuf;
 
 /// The variable that may hold the token.
 const VARIABLE: &str = "MESH_JOIN_TOKEN";
@@ -53,7 +54,7 @@ fn token_text(join: &Join) -> Result<Option<String>, Failure> {
         return Ok(Some(token.trim().to_owned()));
     }
     if let Some(file) = &join.token_file {
-        return Ok(Some(read_secret(file)?.to_string()));
+        return Ok(Some(read_token(file)?));
     }
     Ok(std::env::var(VARIABLE).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()))
 }
@@ -65,7 +66,7 @@ async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) 
             "no token: give it as argument, by --token-file or in {VARIABLE}; `meshctl token create` on a coordinator's host makes one"
         ))
     };
-    if !context.paths.membership().exists() {
+    if !context.paths.holds_node() {
         return Err(missing());
     }
     daemons.ensure(node, &context.globals, &context.paths).await?;
@@ -75,7 +76,7 @@ async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) 
 }
 
 /// The membership that a status shows, if there is one; one that was ended is an error.
-fn held(status: StatusReply) -> Result<Option<Joined>, Failure> {
+pub(super) fn held(status: StatusReply) -> Result<Option<Joined>, Failure> {
     if status.phase == "left" {
         let message = "this node was removed from the mesh: let it back in with `meshctl node allow` on a coordinator \
                        and `meshctl up` here, or forget the mesh here with `meshctl leave`";
@@ -91,7 +92,8 @@ fn check_role(token: &JoinToken, coordinator: bool) -> Result<(), Failure> {
             Exit::Refused,
             "this token is for nodes: `meshctl coordinator add` on a coordinator's host makes one for coordinators",
         )),
-        (Role::Coordinator, false) => Err(Failure::usage(
+        (Role::Coordinator, false) => Err(Failure::new(
+            Exit::Refused,
             "this token is for coordinators: add --coordinator, or get one for nodes with `meshctl token create`",
         )),
         (Role::Node, false) | (Role::Coordinator, true) => Ok(()),
@@ -109,17 +111,32 @@ async fn join_coordinator(
     let advertise = if join.advertise.is_empty() { vec![facing(&token.addresses)?] } else { join.advertise.clone() };
     let data = &context.paths.coordinator_data;
     make_private(data.parent().unwrap_or(data))?;
-    let token_file = data.with_extension("token");
-    token::write_secret(&token_file, text)?;
-    let beginning = Beginning::Join { token_file: token_file.clone() };
+    let token_file = TokenFile::write(data.with_extension("token"), text)?;
+    let beginning = Beginning::Join { token_file: token_file.0.clone() };
     let daemon = Daemon::coordinator(&context.paths, &advertise, join.name.as_ref(), &beginning);
-    let started = daemons.ensure(&daemon, &context.globals, &context.paths).await;
-    let created = match started {
-        Ok(()) => token::create_when_ready(context, Role::Node, OWN_TTL, 1).await,
-        Err(failure) => Err(failure),
-    };
-    forget(&token_file);
-    Ok(by_way_of_loopback(&created?.token, &advertise))
+    daemons.ensure(&daemon, &context.globals, &context.paths).await?;
+    drop(token_file);
+    let created = token::create_when_ready(context, Role::Node, OWN_TTL, 1).await?;
+    Ok(by_way_of_loopback(&created.token, &advertise))
+}
+
+/// A token that lies on disk for a daemon that joins with it. It is worth the mesh CA's key: it goes also if the join
+/// fails or is interrupted.
+struct TokenFile(PathBuf);
+
+impl TokenFile {
+    fn write(file: PathBuf, token: &str) -> Result<Self, Failure> {
+        write_private(&file, token)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for TokenFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            output::note(format_args!("meshctl: remove {} yourself, it holds the token: {error}", self.0.display()));
+        }
+    }
 }
 
 /// The same token with this host's own coordinator first: the address it advertises may be one that only others reach.
@@ -128,11 +145,6 @@ pub(super) fn by_way_of_loopback(token: &str, advertise: &[CoordinatorAddress]) 
     let port = advertise.first().map_or(DEFAULT_COORDINATOR_PORT, |address| address.port);
     token.addresses.insert(0, CoordinatorAddress { host: Host::Ip(Ipv4Addr::LOCALHOST.into()), port });
     token.to_string()
-}
-
-fn forget(token_file: &Path) {
-    // Used up by now; a copy that cannot be removed opens nothing.
-    let _ = std::fs::remove_file(token_file);
 }
 
 /// The own address from which the mesh's coordinators are reached.

@@ -3,13 +3,12 @@
 use super::Context;
 use crate::args::Token;
 use crate::exit::{Exit, Failure};
+use crate::files::write_private;
 use crate::output;
 use crate::reach::{self, ask, request_id};
 use mesh_proto::v1::{CreateTokenReply, CreateTokenRequest, ListTokensRequest, RevokeTokenRequest};
 use mesh_types::{MeshDuration, MeshTime, Role, TokenId};
 use serde::Serialize;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tonic::codegen::Bytes;
@@ -98,7 +97,7 @@ fn show(
 ) -> Result<Exit, Failure> {
     let expires_at = MeshTime(reply.expires_at).to_string();
     if let Some(file) = file {
-        write_secret(file, &reply.token)?;
+        write_private(file, &reply.token)?;
         context.note(format_args!("The token is in {}, good until {expires_at}.", file.display()));
     }
     if context.json() {
@@ -110,24 +109,6 @@ fn show(
         context.note(format_args!("Use it with `meshctl {verb} TOKEN`, {uses} times at most, until {expires_at}."));
     }
     Ok(Exit::Done)
-}
-
-/// Writes a secret that nobody else may read at any moment, and that a reader sees whole or not at all.
-pub(super) fn write_secret(file: &Path, secret: &str) -> Result<(), Failure> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let written = (|| {
-        let mut options = std::fs::OpenOptions::new();
-        let mut temporary = options.write(true).create_new(true).mode(0o600).open(&name)?;
-        writeln!(temporary, "{secret}")?;
-        temporary.sync_all()?;
-        std::fs::rename(&name, file)
-    })();
-    written.map_err(|error| {
-        // What is left of it is of no use to anybody.
-        let _ = std::fs::remove_file(&name);
-        Failure::new(Exit::Failed, format!("cannot write {}: {error}", file.display()))
-    })
 }
 
 async fn list(context: &Context) -> Result<Exit, Failure> {
@@ -165,21 +146,4 @@ async fn revoke(context: &Context, id: TokenId) -> Result<Exit, Failure> {
 /// An id as text; a daemon's answer of another length is shown as it is.
 fn hex_id(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn a_secret_is_written_for_its_owner_alone_and_replaces_what_was_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("token");
-        std::fs::write(&file, "old").unwrap();
-        write_secret(&file, "mesh1x").unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mesh1x\n");
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
 }

@@ -140,11 +140,17 @@ impl Machine {
         self.end(daemon, nix::sys::signal::Signal::SIGKILL).await;
     }
 
-    /// Ends a daemon that `meshctl` has started, and waits until it is gone.
-    async fn end(&self, daemon: &str, signal: nix::sys::signal::Signal) {
+    /// Sends a signal to a daemon that `meshctl` has started.
+    pub(crate) fn signal(&self, daemon: &str, signal: nix::sys::signal::Signal) -> nix::unistd::Pid {
         let pid = std::fs::read_to_string(self.file(&format!("{daemon}.pid"))).unwrap();
         let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
+        pid
+    }
+
+    /// Ends a daemon that `meshctl` has started, and waits until it is gone.
+    async fn end(&self, daemon: &str, signal: nix::sys::signal::Signal) {
+        let pid = self.signal(daemon, signal);
         // An orphan of this world's first process, which is this one: nobody else waits for it.
         self.until("the daemon has ended", async || {
             use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};

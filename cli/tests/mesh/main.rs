@@ -28,7 +28,11 @@ fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
         assert_eq!(made["node"]["name"], "first");
         assert!(made["node"]["addresses"][0].as_str().unwrap().starts_with("10.77.0."));
         assert!(first.file("meshd.log").exists() && first.file("node.pid").exists());
+        let tokens = first.json(&["token", "list"]).await.as_array().unwrap().len();
         let again = first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        assert_eq!(first.json(&["token", "list"]).await.as_array().unwrap().len(), tokens + 1, "the one it prints");
+        let output = first.run(&["init", "--advertise", "192.0.2.1", "--overlay", "10.78.0.0/24"]).await;
+        assert!(text(&output.stderr).contains("change nothing"), "{}", text(&output.stderr));
         assert_eq!((&again["node"]["id"], &again["node"]["already"]), (&made["node"]["id"], &Value::Bool(true)));
 
         let joined = second.json(&["join", token]).await;
@@ -77,6 +81,38 @@ fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
 }
 
 #[test]
+fn what_no_mesh_can_be_made_of_is_refused_and_leaves_nothing_behind() {
+    in_lab("what_no_mesh_can_be_made_of_is_refused_and_leaves_nothing_behind", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        let init = ["init", "--advertise", "192.0.2.1"];
+        assert_eq!(first.run(&[&init[..], &["--default-key-ttl", "1s"]].concat()).await.status.code(), Some(2));
+        for nowhere in ["0.0.0.0", "fe80::1", "224.0.0.1"] {
+            assert_eq!(first.run(&["init", "--advertise", nowhere]).await.status.code(), Some(2), "{nowhere}");
+        }
+        let output = first.run(&[&init[..], &["--overlay", "192.0.2.0/25"]].concat()).await;
+        assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("route to 192.0.2.0/24"), "{}", text(&output.stderr));
+        let made = first.json(&init).await;
+        first.done(&["coordinator", "set-address", "192.0.2.1", "192.0.2.1:8551"]).await;
+        assert_eq!(first.json(&["coordinator", "list"]).await[0]["addresses"], serde_json::json!(["192.0.2.1:8551"]));
+        assert_eq!(first.run(&["coordinator", "set-key-ttl", "1s"]).await.status.code(), Some(2));
+        first.done(&["coordinator", "set-key-ttl", "7d"]).await;
+
+        second.json(&["join", made["token"].as_str().unwrap()]).await;
+        for _ in ["while its meshd runs", "and while it does not"] {
+            let output = second.run(&["init", "--advertise", "192.0.2.2"]).await;
+            assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+            assert!(text(&output.stderr).contains("meshctl leave"), "{}", text(&output.stderr));
+            assert!(!second.file("coordinator").exists(), "a coordinator was begun");
+            if second.run(&["status"]).await.status.success() {
+                second.stop("node").await;
+            }
+        }
+    });
+}
+
+#[test]
 fn tokens_run_out_are_revoked_and_keep_to_their_role() {
     in_lab("tokens_run_out_are_revoked_and_keep_to_their_role", async |mut lab| {
         let first = Machine::new(&mut lab, "first", 1).await;
@@ -102,10 +138,16 @@ fn tokens_run_out_are_revoked_and_keep_to_their_role() {
 
         let invitation = first.json(&["coordinator", "add"]).await;
         let token = invitation["token"].as_str().unwrap();
-        assert_eq!(third.run(&["join", token]).await.status.code(), Some(2), "it is for coordinators");
+        assert_eq!(third.run(&["join", token]).await.status.code(), Some(6), "it is for coordinators");
         let node = first.json(&["token", "create"]).await;
         let code = third.run(&["join", "--coordinator", node["token"].as_str().unwrap()]).await.status.code();
         assert_eq!(code, Some(6), "it is for nodes");
+
+        second.json(&["join", "--coordinator", token]).await;
+        let output = third.run(&["join", "--coordinator", token]).await;
+        assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("used up"), "{}", text(&output.stderr));
+        assert!(!third.file("coordinator.pid").exists() && !third.file("coordinator.token").exists());
     });
 }
 
@@ -137,9 +179,13 @@ fn three_hosts_become_coordinators_and_hand_leadership_around() {
         assert_eq!(address("second"), "192.0.2.2:8551", "it found the address that faces the mesh");
 
         third.done(&["coordinator", "transfer-leader", "second"]).await;
+        third.done(&["coordinator", "transfer-leader", "second"]).await;
         first.until("the second leads", async || first.role_of("second").await == "leader").await;
         assert_eq!(first.run(&["coordinator", "transfer-leader", "nobody"]).await.status.code(), Some(7));
         first.until_it_pings("third").await;
+        first.done(&["coordinator", "remove", "third"]).await;
+        first.done(&["coordinator", "remove", "third"]).await;
+        assert_eq!(first.run(&["coordinator", "remove", "nobody"]).await.status.code(), Some(7));
         assert_eq!(second.json(&["node", "list"]).await.as_array().unwrap().len(), 3);
     });
 }
@@ -204,6 +250,9 @@ fn a_removed_node_stays_out_until_it_is_allowed_again() {
 
         let id = joined["id"].as_str().unwrap();
         first.done(&["node", "allow", id]).await;
+        first.done(&["node", "allow", id]).await;
+        first.done(&["node", "allow", "second"]).await;
+        assert_eq!(first.run(&["node", "allow", "nobody"]).await.status.code(), Some(7));
         second.done(&["join", token]).await;
         first.until_it_pings("second").await;
     });
@@ -219,7 +268,7 @@ fn a_mesh_outlives_its_only_coordinator_by_a_snapshot() {
         let snapshot = ["coordinator", "snapshot", &file, "--passphrase-file", &pass];
         assert_eq!(first.run(&snapshot).await.status.code(), Some(1), "there is no passphrase yet");
         assert_eq!(first.run(&snapshot[..3]).await.status.code(), Some(2), "there is none at all");
-        std::fs::write(&pass, "correct horse battery staple\n").unwrap();
+        std::fs::write(&pass, "correct horse battery staple \r\n").unwrap();
         first.done(&snapshot).await;
         assert_eq!(Path::new(&file).metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(first.run(&snapshot).await.status.code(), Some(1), "a snapshot is never written over");
@@ -227,7 +276,11 @@ fn a_mesh_outlives_its_only_coordinator_by_a_snapshot() {
         first.stop("coordinator").await;
         std::fs::remove_dir_all(first.file("coordinator")).unwrap();
         let restore = ["coordinator", "restore", &file, "--advertise", "192.0.2.2", "--passphrase-file", &pass];
-        spare.done(&restore).await;
+        let mut by_stdin = spare.command(&[&restore[..6], &["-", "--json"]].concat());
+        by_stdin.stdin(std::fs::File::open(&pass).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = spare.host.spawn(by_stdin).unwrap().wait_with_output().await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "", "what it says is no answer");
         assert_ne!(spare.run(&restore).await.status.code(), Some(0), "what is there is not written over");
         let again = spare.json(&["init", "--advertise", "192.0.2.2"]).await;
         assert_eq!(again["node"]["name"], "spare");
@@ -325,6 +378,52 @@ fn in_the_foreground_the_daemons_end_with_their_meshctl() {
         assert_eq!(child.wait().await.unwrap().code(), Some(0));
         assert_eq!(first.run(&["status"]).await.status.code(), Some(4));
         assert_eq!(first.run(&["coordinator", "list"]).await.status.code(), Some(4));
+    });
+}
+
+#[test]
+fn a_join_that_is_interrupted_leaves_neither_a_token_nor_a_daemon() {
+    in_lab("a_join_that_is_interrupted_leaves_neither_a_token_nor_a_daemon", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        let second = Machine::new(&mut lab, "second", 2).await;
+        first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        let invitation = first.json(&["coordinator", "add"]).await;
+        first.stop("coordinator").await;
+        let mut child = second.spawn(&["join", "--coordinator", invitation["token"].as_str().unwrap()]);
+        let (token, pid_file) = (second.file("coordinator.token"), second.file("coordinator.pid"));
+        second.until("the daemon has begun", async || token.exists() && pid_file.exists()).await;
+        let daemon = std::fs::read_to_string(&pid_file).unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(130));
+        assert!(!token.exists() && !pid_file.exists());
+        let daemon = nix::unistd::Pid::from_raw(daemon.trim().parse().unwrap());
+        second
+            .until("the daemon has ended", async || {
+                use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+                !matches!(waitpid(daemon, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+            })
+            .await;
+    });
+}
+
+#[test]
+fn a_coordinator_that_cannot_start_and_one_that_hangs_are_told_from_a_lost_quorum() {
+    in_lab("a_coordinator_that_cannot_start_and_one_that_hangs_are_told_from_a_lost_quorum", async |mut lab| {
+        let first = Machine::new(&mut lab, "first", 1).await;
+        first.json(&["init", "--advertise", "192.0.2.1"]).await;
+        first.signal("coordinator", nix::sys::signal::Signal::SIGSTOP);
+        let output = first.run(&["token", "create"]).await;
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("does not answer"), "{}", text(&output.stderr));
+        first.signal("coordinator", nix::sys::signal::Signal::SIGCONT);
+        first.stop("coordinator").await;
+
+        std::fs::write(first.file("coordinator").join("authority.key"), "damaged").unwrap();
+        let output = first.run(&["init", "--advertise", "192.0.2.1"]).await;
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("the mesh CA in"), "{}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("Started"), "{}", text(&output.stderr));
     });
 }
 

@@ -136,7 +136,14 @@ impl Admin for AdminService {
     async fn allow_node(&self, request: Request<v1::AllowNodeRequest>) -> Result<Response<v1::AllowNodeReply>, Status> {
         let request = privileged(request)?;
         self.0.catch_up().await;
-        let node = self.removed(&request.node)?;
+        let node = match self.removed(&request.node) {
+            Ok(node) => node,
+            // Allowing twice is no error: it is a member.
+            Err(status) => match self.node(&request.node).await {
+                Ok(_) => return Ok(Response::new(v1::AllowNodeReply {})),
+                Err(_) => return Err(status),
+            },
+        };
         self.0.write(AllowNode { node }, request_id(&request.request_id)?).await?;
         Ok(Response::new(v1::AllowNodeReply {}))
     }
@@ -269,7 +276,8 @@ impl AdminService {
     fn coordinator_info(&self, record: &mesh_types::CoordinatorRecord) -> v1::CoordinatorInfo {
         let status = self.0.raft.status();
         let role = match record.id {
-            id if status.leader == Some(id) => "leader",
+            // Without a quorum there is none, only one that was.
+            id if status.leader == Some(id) && status.fresh => "leader",
             id if status.voters.contains(&id) => "follower",
             _ => "learner",
         };

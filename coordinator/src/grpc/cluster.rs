@@ -14,6 +14,7 @@ use mesh_proto::certificate::read_request;
 use mesh_proto::convert::{capped, certificate, field, text};
 use mesh_proto::v1::cluster_server::Cluster;
 use mesh_proto::{Member, Wire as _, v1};
+use mesh_types::coordinator::distinct;
 use mesh_types::limits::MAX_COORDINATOR_ADDRESSES;
 use mesh_types::{CoordinatorAddress, CoordinatorRecord, Level, MeshId, NodeName, TokenId, TokenSecret};
 use std::pin::Pin;
@@ -197,5 +198,7 @@ impl ClusterService {
 /// Parses where a coordinator answers.
 pub(super) fn read_addresses(texts: &[String]) -> Result<Vec<CoordinatorAddress>, Status> {
     capped("addresses", texts.len(), MAX_COORDINATOR_ADDRESSES).map_err(malformed)?;
-    texts.iter().map(|address| text("addresses", address).map_err(malformed)).collect()
+    let read = |text: &String| CoordinatorAddress::parse_advertised(text);
+    let addresses: Result<Vec<_>, _> = texts.iter().map(read).collect();
+    addresses.map(distinct).map_err(|error| Status::invalid_argument(error.to_string()))
 }

@@ -62,8 +62,12 @@ pub(crate) fn next_step(now: &Situation) -> Option<Step> {
 
 fn wanted_voters(now: &Situation) -> BTreeSet<u64> {
     let stays = |id: &&u64| **id != now.leader && now.registered.contains(id);
+    // Where one has to go, it is one that does not answer.
+    let (present, silent): (Vec<_>, Vec<_>) =
+        now.voters.iter().filter(stays).partition(|id| now.answering.contains(id));
     let ranked = std::iter::once(&now.leader)
-        .chain(now.voters.iter().filter(stays))
+        .chain(present)
+        .chain(silent)
         .chain(now.caught_up.difference(&now.voters).filter(stays));
     odd(ranked.copied().collect())
 }
@@ -119,5 +123,13 @@ mod tests {
         ] {
             assert_eq!(next_step(&situation), step, "{case}");
         }
+    }
+
+    #[test]
+    fn who_answers_keeps_its_vote_before_one_that_does_not() {
+        let shrunk = Situation { answering: set(&[1, 4, 5]), ..now(&[1, 3, 4, 5], &[1, 2, 3, 4, 5], &[], &[]) };
+        assert_eq!(next_step(&shrunk), Some(Step::SetVoters(set(&[1, 4, 5]))));
+        let back = Situation { answering: set(&[1, 3, 4, 5]), ..now(&[1, 3, 4, 5], &[1, 4, 5], &[3], &[3]) };
+        assert_eq!(next_step(&back), None, "and nobody loses it to one that comes back");
     }
 }

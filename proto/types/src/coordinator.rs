@@ -69,6 +69,54 @@ impl FromStr for CoordinatorAddress {
     }
 }
 
+/// Why an address cannot be where others reach a coordinator.
+#[derive(Debug, Error, PartialEq, Eq, Clone)]
+pub enum AdvertiseError {
+    /// Not an address at all.
+    #[error(transparent)]
+    Parse(#[from] ParseAddressError),
+    /// An address that leads others nowhere, or not to this host.
+    #[error("{0} leads no other host here: give an address of this host, or a name, that others reach it by")]
+    Nowhere(IpAddr),
+}
+
+impl CoordinatorAddress {
+    /// Reads where a coordinator shall be reached by others.
+    pub fn parse_advertised(text: &str) -> Result<Self, AdvertiseError> {
+        let address: Self = text.parse()?;
+        match address.host {
+            Host::Ip(ip) if leads_nowhere(ip) => Err(AdvertiseError::Nowhere(ip)),
+            Host::Ip(_) | Host::Name(_) => Ok(address),
+        }
+    }
+
+    /// Whether only its own host reaches a coordinator there.
+    pub fn is_loopback(&self) -> bool {
+        matches!(&self.host, Host::Ip(ip) if ip.to_canonical().is_loopback())
+    }
+}
+
+/// Loopback is left: a mesh on one host has no other.
+fn leads_nowhere(ip: IpAddr) -> bool {
+    ip.is_unspecified()
+        || ip.is_multicast()
+        || match ip.to_canonical() {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        }
+}
+
+/// The addresses in their order, each once.
+pub fn distinct(addresses: Vec<CoordinatorAddress>) -> Vec<CoordinatorAddress> {
+    let mut kept = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        if !kept.contains(&address) {
+            kept.push(address);
+        }
+    }
+    kept
+}
+
 fn is_host_name(text: &str) -> bool {
     let label = |l: &str| {
         !l.is_empty()
@@ -142,6 +190,24 @@ mod tests {
             assert_eq!(address.to_string(), printed);
             assert_eq!(address.to_string().parse::<CoordinatorAddress>().unwrap(), address);
         }
+    }
+
+    #[test]
+    fn what_leads_others_nowhere_is_not_advertised() {
+        for nowhere in ["0.0.0.0", "[::]:1", "fe80::1", "169.254.1.1", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let error = CoordinatorAddress::parse_advertised(nowhere).unwrap_err();
+            assert!(matches!(error, AdvertiseError::Nowhere(_)), "{nowhere}: {error}");
+        }
+        for good in ["127.0.0.1", "::1", "10.0.0.1:7", "fd00::1", "coordinator.example.org"] {
+            assert_eq!(CoordinatorAddress::parse_advertised(good).unwrap(), good.parse().unwrap());
+        }
+        assert!(matches!(CoordinatorAddress::parse_advertised("a b"), Err(AdvertiseError::Parse(_))));
+    }
+
+    #[test]
+    fn an_address_that_is_given_twice_is_one() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(distinct(addresses(&["b", "a:8551", "B:8551", "a", "a:1"])), addresses(&["b", "a", "a:1"]));
     }
 
     #[test]
