@@ -10,7 +10,7 @@ use mesh_node::failure::Failure;
 use mesh_node::link::HostRoute;
 use mesh_node::options::Options;
 use mesh_node::run::run_on;
-use mesh_node_core::journal::{Intent, Record, encode};
+use mesh_node_core::journal::{Cache, Intent, Record, encode};
 use mesh_proto::local;
 use mesh_proto::v1::local_client::LocalClient;
 use mesh_proto::v1::{
@@ -417,6 +417,22 @@ async fn a_token_that_leads_nowhere_gives_way_to_one_from_a_person() {
     assert_eq!(daemon.join(&stage.token).await.unwrap().name, "alpha");
     assert_eq!(daemon.status().await.phase, "up");
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_is_kept_when_the_daemon_stops() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    let node = daemon.join(&stage.token).await.unwrap().id;
+    let kept = || {
+        let journal = std::fs::read(home.path().join("state/journal")).unwrap();
+        let (cache, _) = Cache::replay(&journal, stage::MESH, node.parse().unwrap()).unwrap();
+        cache.clock.unwrap().highest
+    };
+    let before = kept();
+    daemon.wait_for(|status| status.time > before.0).await;
+    daemon.stop().await;
+    assert!(kept() > before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

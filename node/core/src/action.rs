@@ -98,7 +98,7 @@ pub enum Warning {
     ExpiresSoon(MeshTime),
     /// The lease of this node's key has ended: no peer talks to it.
     Expired(MeshTime),
-    /// The host's clock is behind: see [`Trust::Behind`](crate::clock::Trust::Behind).
+    /// Mesh time may be behind: see [`Trust::Behind`](crate::clock::Trust::Behind).
     ClockBehind,
     /// The coordinator of the session has no contact to a leader.
     Stale,
@@ -122,8 +122,8 @@ impl fmt::Display for Warning {
                  coordinator with a quorum is reached"
             ),
             Self::ClockBehind => f.write_str(
-                "the host's clock is behind the last known mesh time: until a coordinator is reached, keys may live \
-                 longer by the time that this host was off; set the clock",
+                "the host's clock does not agree with the last known mesh time: until a coordinator is reached, keys may \
+                 live longer by the time that this host was off; check the clock",
             ),
             Self::Stale => f.write_str(
                 "the coordinator of the session has no contact to a leader: changes of membership are not seen",

@@ -195,11 +195,22 @@ impl Daemon {
             }
             let event = tokio::select! {
                 event = self.next() => event,
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    self.stop(clock::now()).await;
+                    return Ok(());
+                }
             };
             self.handle(event, clock::now());
             self.settle().await;
         }
+    }
+
+    /// Keeps what is otherwise kept now and then; all else is on disk already.
+    async fn stop(&mut self, now: Now) {
+        if let Life::Member(member) = &mut self.life {
+            member.node.handle_stop(now);
+        }
+        self.perform().await;
     }
 
     /// A start that cannot make its interface for want of rights ends: a person has to act, not time to pass.

@@ -244,6 +244,11 @@ impl Node {
         self.finish(now);
     }
 
+    /// Takes the news that this life ends: what is stored now and then is stored now.
+    pub fn handle_stop(&mut self, now: Now) {
+        self.remember_clock(now);
+    }
+
     /// Does what is due. Harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
         self.finish(now);

@@ -484,6 +484,41 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
 }
 
 #[test]
+fn a_clock_that_is_set_right_while_the_node_runs_is_right_after_a_restart() {
+    let world = World::new(1);
+    let start = world.now();
+    let after =
+        |secs| Now { boot: start.boot + Duration::from_secs(secs), wall: start.wall + MeshDuration::from_secs(secs) };
+    let wrong = Now { wall: MeshTime(5_000), ..start };
+    let mut node = Node::new(setup(0), Cache::new(MESH, id(0)), wrong);
+    node.handle_session(SessionEvent::Opened, wrong);
+    let (epoch, tick) = (world.registry.epoch, world.tick());
+    let welcome = Welcome { coordinator: CoordinatorId(1), epoch, incarnation: Incarnation(0), tick };
+    node.handle_message(CoordinatorMessage::Welcome(welcome), wrong);
+    let killed = node.cache().clone();
+    node.handle_timeout(after(5));
+    assert_eq!(node.cache().clock.unwrap().offset, 0, "it is noticed at once");
+    node.handle_stop(after(9));
+    assert_eq!(node.cache().clock.unwrap().highest, after(9).wall);
+    for cache in [killed, node.cache().clone()] {
+        let again = Node::new(setup(0), cache, after(20));
+        assert_eq!(again.mesh_time(after(20)), after(20).wall);
+    }
+}
+
+#[test]
+fn a_peer_whose_lease_ended_stays_out_after_a_restart_whatever_the_clock_says() {
+    let mut world = World::new(2);
+    let deadline = world.now().wall + MeshDuration::from_secs(30);
+    world.upsert(NodeRecord { expires_at: deadline, ..record(1) });
+    world.run(millis(30_000));
+    let log = &world.hosts[0].log;
+    let removed = log.iter().position(|(_, a)| is_change_of(a, 1, |c| *c == PeerChange::Remove)).unwrap();
+    let stored = |a: &Action| matches!(a, Action::Persist(Record::Clock(clock)) if clock.highest >= deadline);
+    assert!(log[..removed].iter().any(|(_, a)| stored(a)), "before the device shows it");
+}
+
+#[test]
 fn a_flood_of_probes_from_one_peer_is_answered_so_far_and_takes_nothing_from_another() {
     let mut world = World::new(3);
     world.run(millis(2_000));
