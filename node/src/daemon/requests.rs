@@ -72,13 +72,14 @@ impl Daemon {
         if member.pings.len() >= MAX_PINGS {
             return Err(Refusal::Ping(PingError::TooMany));
         }
-        let token = member.node.handle_ping(id, now)?;
+        let asked = peer.parse().ok().filter(|asked| addresses.iter().any(|address| address == *asked));
+        let address = asked.unwrap_or(addresses.v4.into());
+        let token = member.node.handle_ping(id, address, now)?;
         let (ponged, pong) = oneshot::channel();
         member.pings.insert(token, ponged);
-        let asked = peer.parse().ok().filter(|asked| addresses.iter().any(|address| address == *asked));
         let peers = member.node.status(now).peers;
         let endpoint = peers.into_iter().find(|peer| peer.node.id == id).and_then(|peer| peer.endpoint);
-        Ok(Ping { address: asked.unwrap_or(addresses.v4.into()), endpoint, pong })
+        Ok(Ping { address, endpoint, pong })
     }
 
     fn intend(&mut self, intent: Intent, now: Now) -> Result<(), Refusal> {

@@ -82,7 +82,7 @@ pub enum SessionEvent {
 #[derive(Debug, Error, PartialEq, Eq, Clone, Copy)]
 pub enum PingError {
     /// No such member.
-    #[error("no peer with id {0} in the netmap")]
+    #[error("no peer with id {0} and that address in the netmap")]
     UnknownPeer(NodeId),
     /// The interface is down.
     #[error("the interface is down: `meshctl up` brings it back")]
@@ -222,9 +222,10 @@ impl Node {
         self.take_probe(from, bytes, now);
     }
 
-    /// Probes a peer once; the returned token comes back in [`Action::Pong`] within two seconds.
-    pub fn handle_ping(&mut self, peer: NodeId, now: Now) -> Result<u64, PingError> {
-        let token = self.begin_ping(peer, now);
+    /// Probes a peer once, at one of its overlay addresses; the returned token comes back in [`Action::Pong`] within two
+    /// seconds.
+    pub fn handle_ping(&mut self, peer: NodeId, address: IpAddr, now: Now) -> Result<u64, PingError> {
+        let token = self.begin_ping(peer, address, now);
         self.finish(now);
         token
     }

@@ -23,6 +23,10 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+fn v4(peer: usize) -> IpAddr {
+    record(peer).addresses.v4.into()
+}
+
 fn endpoint(address: IpAddr) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, PORT))
 }
@@ -439,7 +443,7 @@ fn down_and_up_are_remembered_and_said_to_all() {
     world.restart(0);
     assert_eq!(world.hosts[0].node.status(world.now()).phase, Phase::Down);
     let now = world.now();
-    assert!(world.hosts[0].node.handle_ping(id(1), now).is_err());
+    assert!(world.hosts[0].node.handle_ping(id(1), v4(1), now).is_err());
     let now = world.now();
     world.hosts[0].node.handle_intent(Intent::Up, now);
     world.perform(0);
@@ -466,12 +470,12 @@ fn what_waits_to_be_said_wakes_nobody_before_the_welcome() {
 fn a_ping_tells_its_latency_or_that_it_was_lost() {
     let mut world = pair();
     let now = world.now();
-    let token = world.hosts[0].node.handle_ping(id(1), now).unwrap();
+    let token = world.hosts[0].node.handle_ping(id(1), v4(1), now).unwrap();
     world.perform(0);
     world.run(millis(10));
     world.hosts[1].alive = false;
     let now = world.now();
-    let lost = world.hosts[0].node.handle_ping(id(1), now).unwrap();
+    let lost = world.hosts[0].node.handle_ping(id(1), v4(1), now).unwrap();
     world.perform(0);
     world.run(millis(2_500));
     let pongs: Vec<_> =
@@ -480,7 +484,22 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
         pongs.iter().map(|p| (p.token, p.latency)).collect::<Vec<_>>(),
         [(token, Some(millis(2))), (lost, None)]
     );
-    assert!(world.hosts[0].node.handle_ping(id(9), now).is_err());
+    assert!(world.hosts[0].node.handle_ping(id(9), v4(9), now).is_err());
+}
+
+#[test]
+fn a_ping_goes_to_the_address_that_was_asked_for() {
+    let mut world = pair();
+    let now = world.now();
+    for address in record(1).addresses.iter() {
+        world.hosts[0].log.clear();
+        world.hosts[0].node.handle_ping(id(1), address, now).unwrap();
+        world.perform(0);
+        assert_eq!(world.hosts[0].times(|a| matches!(a, Action::SendProbe { to, .. } if *to == address)).len(), 1);
+        world.run(millis(10));
+        assert_eq!(world.hosts[0].times(|a| matches!(a, Action::Pong(pong) if pong.latency.is_some())).len(), 1);
+    }
+    assert!(world.hosts[0].node.handle_ping(id(1), v4(0), now).is_err(), "it is another's");
 }
 
 #[test]
