@@ -420,6 +420,24 @@ async fn a_token_that_leads_nowhere_gives_way_to_one_from_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_file_that_appears_once_a_person_has_joined_is_left_alone() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let file = home.path().join("token");
+    let mut daemon = start(home.path(), &ground, &["--join-token-file", file.to_str().unwrap()]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.set_mood(Mood::TokenExpired);
+    std::fs::write(&file, stage.token.to_string()).unwrap();
+    // Several times as long as from one look for the file to the next.
+    for _ in 0..20 {
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(daemon.status().await.phase, "up");
+    }
+    assert_eq!(stage.joined_keys().len(), 1);
+    assert!(!ground.device().unwrap().is_removed());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_time_is_kept_when_the_daemon_stops() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;

@@ -119,6 +119,8 @@ pub(crate) struct Daemon {
     /// When the joiners are told that no session has begun.
     patience: Option<Instant>,
     leaving: Option<(Answer<LocalLeaveReply>, bool)>,
+    /// The task that waits for the token that comes with the start.
+    awaiting: Option<AbortHandle>,
     monitor: Option<Monitor>,
     watch_again: Instant,
     underlay: Vec<IpAddr>,
@@ -149,6 +151,7 @@ impl Daemon {
             intenders: Vec::new(),
             patience: None,
             leaving: None,
+            awaiting: None,
             monitor: Some(monitor),
             watch_again: Instant::now(),
             underlay: Vec::new(),
@@ -177,11 +180,14 @@ impl Daemon {
     }
 
     fn wait_for_token(&mut self) {
-        match (token::from_environment(), self.options.join_token_file.clone()) {
-            (Some(token), _) => drop(self.tasks.spawn(async move { Outcome::Token(token) })),
-            (None, Some(file)) => drop(self.tasks.spawn(async move { Outcome::Token(token::from_file(&file).await) })),
-            (None, None) => info!("not a member yet: waiting for `meshctl join TOKEN`"),
-        }
+        self.awaiting = match (token::from_environment(), self.options.join_token_file.clone()) {
+            (Some(token), _) => Some(self.tasks.spawn(async move { Outcome::Token(token) })),
+            (None, Some(file)) => Some(self.tasks.spawn(async move { Outcome::Token(token::from_file(&file).await) })),
+            (None, None) => {
+                info!("not a member yet: waiting for `meshctl join TOKEN`");
+                None
+            }
+        };
     }
 
     /// Runs until `stop`; then a kernel device is left as it is, and one of this process ends with it.

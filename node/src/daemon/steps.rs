@@ -81,6 +81,9 @@ impl Daemon {
                 member.node.handle_underlay(self.underlay.clone(), now);
                 member.keep_session(&self.underlay, now);
                 self.life = Life::Member(Box::new(member));
+                if let Some(awaiting) = self.awaiting.take() {
+                    awaiting.abort();
+                }
                 if fresh {
                     self.patience = Some(Instant::now() + FIRST_NETMAP);
                 }
@@ -203,6 +206,8 @@ impl Daemon {
 
     pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
         match outcome {
+            // A person was first.
+            Outcome::Token(_) if !matches!(self.life, Life::New) => info!("the token of the start is not needed"),
             Outcome::Token(Ok(token)) => self.steps.push(Step::BeginJoin { token, name: None, by_file: true }),
             Outcome::Token(Err(failure)) => self.fatal = Some(failure),
             // It ended in the moment in which another took its place.
