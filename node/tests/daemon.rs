@@ -438,6 +438,52 @@ async fn a_token_file_that_appears_once_a_person_has_joined_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_learns_from_a_new_token_where_its_coordinators_have_gone() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.close().await;
+    let restored = stage.elsewhere().await;
+    daemon.wait_for(|status| status.session.is_none()).await;
+    let forged = JoinToken { authority: Fingerprint::of(b"another CA"), ..restored.token.clone() };
+    assert!(daemon.join(&forged).await.unwrap().already);
+    let named = |home: &TempDir| std::fs::read(home.path().join("state/membership")).unwrap();
+    let before = named(&home);
+    assert!(daemon.join(&restored.token).await.unwrap().already);
+    assert_ne!(named(&home), before, "only now is there something to keep");
+    daemon.wait_for(|status| status.session.is_some()).await;
+    daemon.stop().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.wait_for(|status| status.session.is_some()).await;
+    assert_eq!(stage.joined_keys().len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joined_after_the_backup_is_told_so_and_joins_again_with_a_token() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    let first = daemon.join(&stage.token).await.unwrap();
+    stage.forget_node();
+    let said = |status: &StatusReply| status.warnings.iter().any(|warning| warning.contains("meshctl join TOKEN"));
+    daemon.wait_for(said).await;
+
+    stage.set_mood(Mood::TokenExpired);
+    let error = daemon.join(&stage.token).await.unwrap_err();
+    assert!(error.message().contains("expired"), "{error}");
+    let status = daemon.wait_for(said).await;
+    assert_eq!((status.phase.as_str(), status.self_.unwrap().id), ("up", first.id.clone()));
+    assert!(!ground.device().unwrap().is_removed());
+
+    stage.set_mood(Mood::Willing);
+    let second = daemon.join(&stage.token).await.unwrap();
+    assert!(!second.already && second.id != first.id);
+    daemon.wait_for(|status| status.session.is_some() && status.warnings.is_empty()).await;
+    assert_eq!(ground.device().unwrap().device().peers.len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_time_is_kept_when_the_daemon_stops() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;

@@ -106,6 +106,8 @@ pub enum Warning {
     DuplicateIdentity,
     /// This node was removed from the mesh.
     Removed,
+    /// A coordinator does not know this node.
+    Forgotten,
 }
 
 impl fmt::Display for Warning {
@@ -135,6 +137,10 @@ impl fmt::Display for Warning {
             Self::Removed => f.write_str(
                 "this node was removed from the mesh: `meshctl node allow` on a coordinator lets it back in, \
                  `meshctl leave` forgets the mesh here",
+            ),
+            Self::Forgotten => f.write_str(
+                "a coordinator does not know this node, as after a restore of the registry from before it joined: join \
+                 again with a new token, `meshctl join TOKEN`; or that coordinator is one that was left behind",
             ),
         }
     }

@@ -48,7 +48,16 @@ impl Daemon {
             Life::Joining(_) => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) if self.leaving.is_some() => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) => self.steps.push(Step::BeginJoin { token, name, by_file: false }),
-            Life::Member(member) if member.membership.mesh() == token.mesh => {
+            // The registry was restored to before this node joined: only a new identity leads back in.
+            Life::Member(member) if member.is_of(&token) && member.node.is_forgotten() => {
+                self.steps.push(Step::BeginJoin { token, name, by_file: false });
+            }
+            Life::Member(member) if member.is_of(&token) => {
+                if member.learn_places(&token)
+                    && let Err(error) = self.state.save_membership(&member.membership)
+                {
+                    return drop(answer.send(Err(Refusal::State(error))));
+                }
                 already = true;
                 member.node.handle_intent(Intent::Up, now);
                 self.patience.get_or_insert(Instant::now() + FIRST_NETMAP);

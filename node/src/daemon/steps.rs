@@ -103,15 +103,17 @@ impl Daemon {
         }
     }
 
-    /// Tells that a join has failed, once nothing of it is left on the host.
+    /// Tells that a join has failed, once nothing of it is left on the host. Who was a member before stays one.
     async fn end_join(&mut self, refusal: Refusal, by_file: bool) {
         warn!(error = %refusal, "not joined");
-        // What fails is in the log, and tried again.
-        drop(self.host.take_down().await);
-        self.life = match self.state.membership() {
-            Ok(Some(membership)) => Life::Removed(Box::new(membership)),
-            _ => Life::New,
-        };
+        match self.state.membership() {
+            Ok(Some(membership)) if membership.standing == Standing::Member => self.become_member(membership, false),
+            held => {
+                // What fails is in the log, and tried again.
+                drop(self.host.take_down().await);
+                self.life = held.ok().flatten().map_or(Life::New, |held| Life::Removed(Box::new(held)));
+            }
+        }
         if by_file {
             self.fatal = Some(Failure::from_refusal(refusal));
             return;

@@ -20,7 +20,7 @@ pub struct Membership {
     pub authority: Certificate,
     /// The mesh's settings as told at join; the journal's are newer.
     pub config: MeshConfig,
-    /// Coordinators that the token named, tried beside those of the settings.
+    /// Coordinators that join tokens named, the latest first, tried beside those of the settings.
     pub named: Vec<CoordinatorAddress>,
     /// Whether the mesh still wants this node.
     pub standing: Standing,

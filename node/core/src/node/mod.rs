@@ -289,6 +289,16 @@ impl Node {
         self.clock.now(now)
     }
 
+    /// Whether there is a session and its coordinator has welcomed this node.
+    pub fn has_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.welcomed.is_some())
+    }
+
+    /// Whether a coordinator did not know this node when last asked, and none did since.
+    pub fn is_forgotten(&self) -> bool {
+        self.warnings.contains(&Warning::Forgotten)
+    }
+
     /// The picture for people.
     pub fn status(&self, now: Now) -> Status {
         self.picture(now)

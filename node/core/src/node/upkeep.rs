@@ -73,8 +73,7 @@ impl Node {
         let key = self.is_member().then(|| at(self.key_renewal(), self.upkeep.key.not_before));
         let certificate = self.setup.certificate.map(|c| at(half_life(c), self.upkeep.certificate.not_before));
         let clock = self.clock.to_store(now).and(self.upkeep.stored).map(|at| at + STORE_CLOCK);
-        let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed.is_some());
-        let voice = self.voice.due().filter(|_| welcomed);
+        let voice = self.voice.due().filter(|_| self.has_session());
         let deadline = self.own_record().expires_at;
         let warnings = [self.warning_of(deadline), deadline].into_iter().filter(|&time| time > self.clock.now(now));
         let warnings = warnings.min().map(|time| self.clock.boot_at(time, now));

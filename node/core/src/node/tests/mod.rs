@@ -503,6 +503,17 @@ fn a_ping_goes_to_the_address_that_was_asked_for() {
 }
 
 #[test]
+fn a_node_that_a_restored_registry_does_not_know_says_so_and_keeps_its_peers_until_one_knows_it() {
+    let mut world = pair();
+    world.tell(0, CoordinatorMessage::Close(CloseReason::WrongHistory));
+    assert!(world.hosts[0].node.is_forgotten());
+    assert_eq!(world.hosts[0].node.status(world.now()).warnings, [Warning::Forgotten]);
+    assert_eq!(world.hosts[0].device.peers.len(), 1);
+    world.connect(0);
+    assert!(!world.hosts[0].node.is_forgotten());
+}
+
+#[test]
 fn a_clock_that_is_set_right_while_the_node_runs_is_right_after_a_restart() {
     let world = World::new(1);
     let start = world.now();
