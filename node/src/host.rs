@@ -23,6 +23,9 @@ use tracing::{debug, info, warn};
 const LONGEST: Duration = Duration::from_secs(10);
 /// Between two attempts to make the interface.
 const RETRY: Duration = Duration::from_secs(2);
+/// The least time between two looks at the interface because it was touched: our own touch counts, and another program
+/// may undo ours each time.
+const PACE: Duration = Duration::from_secs(1);
 
 /// Why something could not be done on the host.
 #[derive(Debug, Error)]
@@ -132,6 +135,10 @@ pub(crate) struct Host {
     mtu: u16,
     /// Why it does not stand as desired, and when to try again.
     trouble: Option<(HostError, Instant)>,
+    /// When to see whether the interface is still as desired: somebody has touched it.
+    look_at: Option<Instant>,
+    /// When it was last made.
+    made: Option<Instant>,
     /// Why the device did not do as asked, the last time.
     device_trouble: Option<String>,
     /// The host's routes that the overlay overlaps, as last seen.
@@ -149,6 +156,8 @@ impl Host {
             desired: None,
             mtu,
             trouble: None,
+            look_at: None,
+            made: None,
             device_trouble: None,
             overlaps: Vec::new(),
         }
@@ -191,7 +200,15 @@ impl Host {
 
     /// When to call [`Host::remake`].
     pub(crate) fn remake_at(&self) -> Option<Instant> {
-        self.trouble.as_ref().map(|(_, at)| *at)
+        self.trouble.as_ref().map(|(_, at)| *at).into_iter().chain(self.look_at).min()
+    }
+
+    /// Takes the news that somebody, perhaps we, has changed something of the interface.
+    pub(crate) fn look_soon(&mut self) {
+        if self.desired.is_some() {
+            let now = Instant::now();
+            self.look_at.get_or_insert(self.made.map_or(now, |made| now.max(made + PACE)));
+        }
     }
 
     /// What keeps the interface from standing, if only a person can mend it: rights, or a name that is taken.
@@ -239,6 +256,8 @@ impl Host {
 
     /// Tries again what [`Host::make`] was asked for. Harmless when all is well.
     pub(crate) async fn remake(&mut self) {
+        self.look_at = None;
+        self.made = Some(Instant::now());
         let Some(link) = self.desired.clone() else {
             if self.trouble.is_some() {
                 drop(self.take_down().await);
@@ -287,6 +306,7 @@ impl Host {
         self.desired = None;
         self.probes = None;
         self.trouble = None;
+        self.look_at = None;
         self.device_trouble = None;
         self.overlaps.clear();
         let removed = match self.device.take() {

@@ -357,6 +357,18 @@ async fn a_removed_node_takes_its_interface_down_and_stays_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn up_puts_right_what_somebody_did_to_the_interface() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    let link = ground.link();
+    ground.strip();
+    daemon.client.up(UpRequest {}).await.unwrap();
+    assert_eq!(ground.link(), link);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leaving_tells_the_mesh_and_forgets_keys_and_all() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::join::{Join, JoinError, join};
-use crate::link::{LinkError, Monitor, Underlay};
+use crate::link::{Change, LinkError, Monitor, Underlay};
 use crate::local::{Answer, Request};
 use crate::options::Options;
 use crate::probe::Datagram;
@@ -67,7 +67,7 @@ struct Joining {
 enum Event {
     Request(Request),
     News(Option<News>),
-    Underlay(Result<Underlay, LinkError>),
+    Links(Result<Change, LinkError>),
     Probe(Datagram),
     Done(Result<Outcome, TaskError>),
     Wake,
@@ -90,6 +90,7 @@ enum Step {
     Forget { told: bool },
     TakeDown,
     SetMtu(u16),
+    Remake,
 }
 
 /// A caller of join, who waits for interface and netmap.
@@ -236,7 +237,7 @@ impl Daemon {
         tokio::select! {
             Some(request) = self.requests.recv() => Event::Request(request),
             news = next_news(session) => Event::News(news),
-            underlay = next_underlay(self.monitor.as_mut()) => Event::Underlay(underlay),
+            change = next_change(self.monitor.as_mut()) => Event::Links(change),
             datagram = self.host.receive() => Event::Probe(datagram),
             Some(done) = self.tasks.join_next() => Event::Done(done),
             () = sleep_until(wake) => Event::Wake,
@@ -259,9 +260,10 @@ impl Daemon {
         match event {
             Event::Request(request) => self.handle_request(request, now),
             Event::News(news) => self.handle_news(news, now),
-            Event::Underlay(Ok(underlay)) => self.take_underlay(&underlay),
-            Event::Underlay(Err(error)) => {
-                warn!(%error, "the underlay is not watched, trying again");
+            Event::Links(Ok(Change::Underlay(underlay))) => self.take_underlay(&underlay),
+            Event::Links(Ok(Change::OwnInterface)) => self.host.look_soon(),
+            Event::Links(Err(error)) => {
+                warn!(%error, "the host's links are not watched, trying again");
                 self.monitor = None;
                 self.watch_again = Instant::now() + MONITOR_RETRY;
             }
@@ -350,9 +352,9 @@ async fn next_news(session: Option<&mut Session>) -> Option<News> {
     }
 }
 
-async fn next_underlay(monitor: Option<&mut Monitor>) -> Result<Underlay, LinkError> {
+async fn next_change(monitor: Option<&mut Monitor>) -> Result<Change, LinkError> {
     match monitor {
-        Some(monitor) => monitor.changed().await.cloned(),
+        Some(monitor) => monitor.changed().await,
         None => pending().await,
     }
 }

@@ -60,6 +60,7 @@ impl Daemon {
                 }
                 already = true;
                 member.node.handle_intent(Intent::Up, now);
+                self.steps.push(Step::Remake);
                 self.patience.get_or_insert(Instant::now() + FIRST_NETMAP);
             }
             Life::Member(member) => {
@@ -96,6 +97,8 @@ impl Daemon {
             Life::Member(member) => {
                 info!(?intent, "asked for by a person");
                 member.node.handle_intent(intent, now);
+                // What somebody has changed by hand is put right even if it was not noticed.
+                self.steps.push(Step::Remake);
                 Ok(())
             }
             // Perhaps it is allowed again: the coordinators know, and say so at once if not.

@@ -43,6 +43,7 @@ impl Daemon {
             // What fails is in the log, and tried again.
             Step::TakeDown => drop(self.host.take_down().await),
             Step::SetMtu(mtu) => self.host.set_mtu(mtu).await,
+            Step::Remake => self.host.remake().await,
             Step::Forget { told } => {
                 let forgotten = self.forget().await;
                 if let Some((answer, _)) = self.leaving.take() {

@@ -408,6 +408,11 @@ impl Pretence {
         self.state.lock().unwrap().link
     }
 
+    /// Takes addresses and routes off the interface, as somebody at a keyboard would.
+    pub(crate) fn strip(&self) {
+        self.state.lock().unwrap().link = None;
+    }
+
     /// What of the host's routes an overlay would hide.
     pub(crate) fn set_routes(&self, routes: Vec<HostRoute>) {
         self.state.lock().unwrap().routes = routes;
