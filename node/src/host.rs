@@ -180,7 +180,12 @@ impl Host {
 
     /// Whether all is as desired.
     pub(crate) fn stands(&self) -> bool {
-        self.desired.is_some() && self.device.is_some() && self.trouble.is_none()
+        self.desired.is_some() && self.device.is_some() && self.why_not().is_none()
+    }
+
+    /// Why it does not stand as desired, or the device does not do as asked.
+    pub(crate) fn why_not(&self) -> Option<String> {
+        self.trouble().map(ToString::to_string).or_else(|| self.device_trouble.clone())
     }
 
     /// Why it does not stand as desired.

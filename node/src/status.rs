@@ -59,6 +59,7 @@ fn with(member: &Member, host: &Host, now: Now) -> Picture {
         time: time.0,
         warnings: warnings.iter().map(ToString::to_string).chain(troubles(member, host)).collect(),
         software: SOFTWARE.to_owned(),
+        trouble: host.why_not(),
         ..v1::StatusReply::default()
     };
     reply.this(&node, host, member.listen_port);

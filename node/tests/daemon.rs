@@ -357,6 +357,37 @@ async fn a_removed_node_takes_its_interface_down_and_stays_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn up_of_a_removed_node_says_what_the_coordinators_say() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.remove_node().await;
+    daemon.wait_for(|status| status.phase == "left").await;
+    let error = daemon.client.up(UpRequest {}).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("was removed") && ground.device().unwrap().is_removed(), "{error}");
+    assert_eq!(daemon.status().await.phase, "left");
+
+    stage.allow_node();
+    stage.be_silent(true);
+    let mut client = daemon.client.clone();
+    let up = tokio::spawn(async move { client.up(UpRequest {}).await });
+    daemon.wait_for(|status| status.phase == "up").await;
+    assert!(!up.is_finished(), "nobody has said yet that it is welcome");
+    stage.be_silent(false);
+    timeout(PATIENCE, up).await.unwrap().unwrap().unwrap();
+    daemon.stop().await;
+
+    // With nobody to ask, what stands is up.
+    stage.remove_node().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.wait_for(|status| status.phase == "left").await;
+    stage.close().await;
+    daemon.client.up(UpRequest {}).await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn up_puts_right_what_somebody_did_to_the_interface() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;
@@ -365,6 +396,23 @@ async fn up_puts_right_what_somebody_did_to_the_interface() {
     ground.strip();
     daemon.client.up(UpRequest {}).await.unwrap();
     assert_eq!(ground.link(), link);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_another_program_has_is_no_success() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    ground.take_port(true);
+    let mut daemon = start(home.path(), &ground, &["--listen-port", "7777"]).await;
+    let error = daemon.join(&stage.token).await.unwrap_err();
+    assert!(error.message().contains("UDP port 7777 is taken"), "{error}");
+    assert!(daemon.status().await.trouble.is_some_and(|trouble| trouble.contains("7777")));
+    let error = daemon.client.up(UpRequest {}).await.unwrap_err();
+    assert!(error.message().contains("7777"), "{error}");
+    ground.take_port(false);
+    daemon.wait_for(|status| status.trouble.is_none()).await;
+    daemon.client.up(UpRequest {}).await.unwrap();
+    assert!(daemon.join(&stage.token).await.unwrap().already);
     daemon.stop().await;
 }
 

@@ -42,6 +42,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 const MONITOR_RETRY: Duration = Duration::from_secs(1);
 /// From being a member to the first netmap: what `meshctl join` waits for, more than a dial and a page take.
 const FIRST_NETMAP: Duration = Duration::from_secs(15);
+/// What `meshctl up` of a removed node waits for: more than a dial and a first word take, less than a person's patience.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Where this host is in its life.
 enum Life {
@@ -101,8 +103,21 @@ struct Joiner {
 
 /// A caller of `up` or `down`, who waits for it to be done.
 enum Intender {
-    Up(Answer<UpReply>),
+    Up {
+        answer: Answer<UpReply>,
+        /// Of a removed node: how long to wait for a coordinator to say whether it is allowed again.
+        until: Option<Instant>,
+    },
     Down(Answer<DownReply>),
+}
+
+impl Intender {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Up { until, .. } => *until,
+            Self::Down(_) => None,
+        }
+    }
 }
 
 /// The daemon.
@@ -253,7 +268,8 @@ impl Daemon {
         };
         let core = core.map(|at| Instant::now() + at.since(clock::since_boot()));
         let watch = self.monitor.is_none().then_some(self.watch_again);
-        [core, self.host.remake_at(), self.patience, watch].into_iter().flatten().fold(latest, Instant::min)
+        let word = self.intenders.iter().filter_map(Intender::until).min();
+        [core, self.host.remake_at(), self.patience, watch, word].into_iter().flatten().fold(latest, Instant::min)
     }
 
     fn handle(&mut self, event: Event, now: Now) {

@@ -1,6 +1,6 @@
 //! What local callers ask for.
 
-use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, Outcome, Step};
+use super::{Daemon, FIRST_NETMAP, FIRST_WORD, Intender, Joiner, Life, Outcome, Step};
 use crate::ask::AskError;
 use crate::local::{Answer, Ping, Request};
 use crate::refusal::Refusal;
@@ -28,10 +28,13 @@ impl Daemon {
                 Ok(()) => self.intenders.push(Intender::Down(answer)),
                 Err(refusal) => drop(answer.send(Err(refusal))),
             },
-            Request::Up(answer) => match self.intend(Intent::Up, now) {
-                Ok(()) => self.intenders.push(Intender::Up(answer)),
-                Err(refusal) => drop(answer.send(Err(refusal))),
-            },
+            Request::Up(answer) => {
+                let until = matches!(self.life, Life::Removed(_)).then(|| Instant::now() + FIRST_WORD);
+                match self.intend(Intent::Up, now) {
+                    Ok(()) => self.intenders.push(Intender::Up { answer, until }),
+                    Err(refusal) => drop(answer.send(Err(refusal))),
+                }
+            }
             Request::Leave { force, answer } => self.handle_leave(force, answer),
         }
     }

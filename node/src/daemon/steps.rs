@@ -4,7 +4,7 @@ use super::member::{Member, Ports};
 use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, MONITOR_RETRY, Outcome, Step};
 use crate::clock;
 use crate::failure::Failure;
-use crate::host::HostError;
+use crate::host::{Host, HostError};
 use crate::link::Monitor;
 use crate::port;
 use crate::refusal::Refusal;
@@ -151,7 +151,7 @@ impl Daemon {
                     already,
                 })
             } else {
-                Err(not_ready(self.host.trouble(), member))
+                Err(not_ready(&self.host, member))
             };
             // A caller who is gone does not need the answer.
             let _ = answer.send(reply);
@@ -160,17 +160,31 @@ impl Daemon {
 
     /// Tells those who asked for the interface to come or go what became of it.
     fn answer_intenders(&mut self) {
-        for intender in self.intenders.drain(..) {
-            let trouble = self.host.trouble();
+        let unheard = match &self.life {
+            Life::Member(member) => !member.has_heard(),
+            Life::New | Life::Joining(_) | Life::Removed(_) => false,
+        };
+        for intender in std::mem::take(&mut self.intenders) {
             // A caller who is gone does not need the answer.
             match intender {
-                Intender::Up(answer) if self.host.stands() => drop(answer.send(Ok(UpReply {}))),
-                Intender::Up(answer) => drop(answer.send(Err(not_up(trouble)))),
+                Intender::Up { until: Some(until), .. } if unheard && Instant::now() < until => {
+                    self.intenders.push(intender);
+                }
+                Intender::Up { answer, .. } => drop(answer.send(self.how_up())),
                 Intender::Down(answer) => {
+                    let trouble = self.host.trouble();
                     let done = trouble.map_or(Ok(DownReply {}), |error| Err(Refusal::StillThere(error.to_string())));
                     drop(answer.send(done));
                 }
             }
+        }
+    }
+
+    fn how_up(&self) -> Result<UpReply, Refusal> {
+        match &self.life {
+            Life::Removed(_) => Err(Refusal::Removed),
+            _ if self.host.stands() => Ok(UpReply {}),
+            _ => Err(not_up(&self.host)),
         }
     }
 
@@ -244,16 +258,16 @@ impl Daemon {
     }
 }
 
-fn not_up(trouble: Option<&HostError>) -> Refusal {
+fn not_up(host: &Host) -> Refusal {
     Refusal::Interface {
-        reason: trouble.map_or_else(|| "it is being made".to_owned(), ToString::to_string),
-        permission: trouble.is_some_and(HostError::is_permission),
+        reason: host.why_not().unwrap_or_else(|| "it is being made".to_owned()),
+        permission: host.trouble().is_some_and(HostError::is_permission),
     }
 }
 
-fn not_ready(trouble: Option<&HostError>, member: &Member) -> Refusal {
-    if trouble.is_some() {
-        return not_up(trouble);
+fn not_ready(host: &Host, member: &Member) -> Refusal {
+    if host.why_not().is_some() {
+        return not_up(host);
     }
     let reason = member.unreachable.clone().unwrap_or_else(|| "a coordinator answered, but sent no netmap".to_owned());
     Refusal::NoSession { name: member.membership.record.name.to_string(), reason }

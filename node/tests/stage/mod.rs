@@ -246,6 +246,11 @@ impl Stage {
         }
     }
 
+    /// Allows the node again.
+    pub(crate) fn allow_node(&self) {
+        self.book.lock().unwrap().removed = false;
+    }
+
     fn node(&self, request: &v1::JoinRequest) -> NodeRecord {
         NodeRecord {
             id: self.book.lock().unwrap().node(),
@@ -394,6 +399,8 @@ struct PretenceState {
     forbids: bool,
     /// Whether what stands cannot be taken away.
     clings: bool,
+    /// Whether another program has the UDP port.
+    port_taken: bool,
     routes: Vec<HostRoute>,
 }
 
@@ -411,6 +418,11 @@ impl Pretence {
     /// Takes addresses and routes off the interface, as somebody at a keyboard would.
     pub(crate) fn strip(&self) {
         self.state.lock().unwrap().link = None;
+    }
+
+    /// Whether another program has the UDP port from now on.
+    pub(crate) fn take_port(&self, taken: bool) {
+        self.state.lock().unwrap().port_taken = taken;
     }
 
     /// What of the host's routes an overlay would hide.
@@ -494,7 +506,11 @@ impl Device for Clinging {
     }
 
     fn apply<'a>(&'a mut self, update: &'a DeviceUpdate) -> BoxFuture<'a, Result<(), DeviceError>> {
-        self.fake.apply(update)
+        let taken = self.ground.state.lock().unwrap().port_taken;
+        match update.listen_port.filter(|_| taken) {
+            Some(port) => async move { Err(DeviceError::PortTaken { port }) }.boxed(),
+            None => self.fake.apply(update),
+        }
     }
 
     fn remove(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
