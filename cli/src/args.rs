@@ -153,7 +153,7 @@ pub(crate) struct Join {
     /// Become a coordinator replica as well; needs a token with that role
     #[arg(long)]
     pub(crate) coordinator: bool,
-    /// With --coordinator: where others reach this one repeatable [default: the address that faces the mesh]
+    /// With --coordinator: where others reach this one, repeatable [default: the address that faces the mesh]
     #[arg(long, value_name = "ADDR", requires = "coordinator")]
     pub(crate) advertise: Vec<CoordinatorAddress>,
     /// The name of this host in the mesh [default: its host name]
@@ -173,7 +173,7 @@ pub(crate) struct Start {
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub(crate) backend: Backend,
     /// UDP port of a newly started meshd [default: 51820 if free, else random, then kept]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) listen_port: Option<u16>,
 }
 

@@ -1,7 +1,7 @@
 //! Starting the daemons that `init` and `join` need, where they do not run yet.
 //!
 //! With systemd where the units are installed and the paths are the default ones; else detached, with a log and a PID
-//! file that are printed; or as children, in the foreground. No token ever stands on a command line: it goes over the
+//! file that are printed; or as children, in the foreground. Leaving undoes the first two. No token ever stands on a command line: it goes over the
 //! socket, or lies in a file that only root reads.
 
 use crate::args::{Backend, Globals, Start};
@@ -181,8 +181,11 @@ impl Signals {
 impl Daemons {
     /// Sees to it that the daemon runs and answers.
     pub(crate) async fn ensure(&mut self, daemon: &Daemon, globals: &Globals, paths: &Paths) -> Result<(), Failure> {
+        let by_unit = !self.foreground && Paths::are_default(globals) && has_unit(daemon.program);
         if daemon.answers().await {
-            return Ok(());
+            // Started by hand, perhaps, and wanted from now on at every boot.
+            let enable = by_unit && nix::unistd::geteuid().is_root() && is_active(&unit(daemon.program, paths));
+            return if enable { systemctl(&["enable", "--quiet", &unit(daemon.program, paths)]) } else { Ok(()) };
         }
         need_root()?;
         if self.foreground {
@@ -194,7 +197,7 @@ impl Daemons {
             let (_, child) = self.children.last_mut().expect("one was pushed");
             return wait_until_ready(daemon, Some(child), None).await;
         }
-        if Paths::are_default(globals) && has_unit(daemon.program) {
+        if by_unit {
             start_unit(daemon, paths)?;
             return wait_until_ready(daemon, None, None).await;
         }
@@ -231,6 +234,15 @@ impl Daemons {
     }
 }
 
+/// Undoes what [`Daemons::ensure`] did for the node daemon: it starts at no boot any more, and does not run. Harmless
+/// where that is so already; a daemon that somebody else supervises is theirs to stop.
+pub(crate) async fn retire_node(globals: &Globals, paths: &Paths) -> Result<(), Failure> {
+    if Paths::are_default(globals) && has_unit(programs::NODE) {
+        retire_unit(paths)?;
+    }
+    stop_detached(&paths.node_socket).await
+}
+
 fn need_root() -> Result<(), Failure> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -244,19 +256,44 @@ fn has_unit(program: &str) -> bool {
     booted && UNIT_DIRECTORIES.iter().any(|directory| Path::new(directory).join(&unit).exists())
 }
 
+fn unit(program: &str, paths: &Paths) -> String {
+    format!("{program}@{}.service", paths.mesh)
+}
+
+fn is_active(unit: &str) -> bool {
+    Command::new("systemctl").args(["is-active", "--quiet", unit]).status().is_ok_and(|status| status.success())
+}
+
+/// Where the settings of one machine are for its node's unit.
+fn drop_in(paths: &Paths) -> PathBuf {
+    PathBuf::from(format!("/etc/systemd/system/{}.d/meshctl.conf", unit(programs::NODE, paths)))
+}
+
+fn retire_unit(paths: &Paths) -> Result<(), Failure> {
+    systemctl(&["disable", "--now", "--quiet", &unit(programs::NODE, paths)])?;
+    let settings = drop_in(paths);
+    if !settings.exists() {
+        return Ok(());
+    }
+    std::fs::remove_file(&settings).with_context(|| format!("cannot remove {}", settings.display()))?;
+    if let Some(directory) = settings.parent() {
+        // It stays if there are drop-ins of the administrator's own.
+        let _ = std::fs::remove_dir(directory);
+    }
+    systemctl(&["daemon-reload"])
+}
+
 /// Hands the settings to the unit of this mesh, and enables it.
 fn start_unit(daemon: &Daemon, paths: &Paths) -> Result<(), Failure> {
-    let mesh = &paths.mesh;
     let settings = daemon.settings.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     if daemon.program == programs::COORDINATOR {
-        let file = Path::new("/etc/meshctl").join(mesh).join("coordinator");
+        let file = Path::new("/etc/meshctl").join(&paths.mesh).join("coordinator");
         write(&file, &format!("COORDINATOR_ARGUMENTS={settings}\n"))?;
     } else if !settings.is_empty() {
-        let file = PathBuf::from(format!("/etc/systemd/system/meshd@{mesh}.service.d/meshctl.conf"));
-        write(&file, &format!("[Service]\nEnvironment=\"MESHD_ARGUMENTS={settings}\"\n"))?;
+        write(&drop_in(paths), &format!("[Service]\nEnvironment=\"MESHD_ARGUMENTS={settings}\"\n"))?;
         systemctl(&["daemon-reload"])?;
     }
-    systemctl(&["enable", "--now", &format!("{}@{mesh}.service", daemon.program)])
+    systemctl(&["enable", "--now", &unit(daemon.program, paths)])
 }
 
 fn write(file: &Path, content: &str) -> Result<(), Failure> {
@@ -281,7 +318,7 @@ async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
     let around = daemon.state.parent().unwrap_or(&daemon.state);
     make_private(around)?;
     let log = around.join(format!("{}.log", daemon.program));
-    let pid_file = daemon.socket.with_extension("pid");
+    let pid_file = pid_file(&daemon.socket);
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.create(true).append(true).read(true).mode(0o600).open(&log);
     let file = file.as_mut().map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", log.display())))?;
@@ -302,6 +339,36 @@ async fn start_detached(daemon: &Daemon, quiet: bool) -> Result<(), Failure> {
         output::note(format_args!("Started {}: PID {pid} in {pid_file}, log {log}.", daemon.program));
     }
     Ok(())
+}
+
+/// Where the process id of a detached daemon is.
+fn pid_file(socket: &Path) -> PathBuf {
+    socket.with_extension("pid")
+}
+
+/// Ends the daemon that serves `socket`, if it is the one that was started detached here, and waits until it is gone.
+async fn stop_detached(socket: &Path) -> Result<(), Failure> {
+    let pid_file = pid_file(socket);
+    let Ok(text) = std::fs::read_to_string(&pid_file) else { return Ok(()) };
+    // The number in a file may be another process's by now; who answers says for sure.
+    let Some(pid) = server(socket).filter(|pid| text.trim() == pid.to_string()) else { return Ok(()) };
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("cannot stop meshd")?;
+    let deadline = Instant::now() + STOP;
+    while server(socket).is_some() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(Exit::Failed, format!("meshd (PID {pid}) does not end: see its log")));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    std::fs::remove_file(&pid_file).with_context(|| format!("cannot remove {}", pid_file.display()))?;
+    Ok(())
+}
+
+/// The process that serves a socket.
+fn server(socket: &Path) -> Option<nix::unistd::Pid> {
+    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    Some(nix::unistd::Pid::from_raw(peer.pid()))
 }
 
 /// Makes the directory of a mesh, which holds keys, for root alone.

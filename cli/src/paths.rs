@@ -31,6 +31,11 @@ impl Paths {
         }
     }
 
+    /// The file in which meshd keeps that this host is a member.
+    pub(crate) fn membership(&self) -> PathBuf {
+        self.node_state.join("membership")
+    }
+
     /// Whether every path is the default one, which is what the systemd units serve.
     pub(crate) fn are_default(globals: &Globals) -> bool {
         globals.socket.is_none()

@@ -7,7 +7,14 @@ use std::process::{Command, Output, Stdio};
 
 #[test]
 fn wrong_arguments_end_with_2_and_say_how_it_is_done() {
-    for arguments in [&["bogus"][..], &["init"], &["ping"], &["--mesh", "much/too/strange", "status"], &[]] {
+    for arguments in [
+        &["bogus"][..],
+        &["init"],
+        &["ping"],
+        &["--mesh", "much/too/strange", "status"],
+        &["join", "--listen-port", "0"],
+        &[],
+    ] {
         let output = meshctl(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty());

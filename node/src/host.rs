@@ -4,6 +4,7 @@
 //! Every operation is bounded in time: a kernel that hangs must not hang the loop.
 
 use crate::device::{self, Backend, BackendChoice, Device, DeviceError};
+use crate::guard::child::GuardChild;
 use crate::link::{HostRoute, LinkConfig, LinkError, Links};
 use crate::probe::{Datagram, ProbeSockets};
 use futures::TryFutureExt as _;
@@ -13,6 +14,7 @@ use mesh_node_core::{DesiredLink, Link};
 use mesh_types::{Overlay, PublicKey};
 use std::future::pending;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -92,6 +94,9 @@ pub trait Ground: Send + Sync {
 
     /// Opens the sockets for probes on the interface; `None` where there are no packets.
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
+
+    /// Starts the guard over a device that outlives this process; `None` where somebody else does.
+    fn guard(&self) -> std::io::Result<Option<GuardChild>>;
 }
 
 /// The host's real interfaces.
@@ -100,6 +105,8 @@ pub struct RealGround {
     pub interface: String,
     /// Which WireGuard.
     pub backend: BackendChoice,
+    /// The state directory by which a guard of our own knows whose the device is; `None` if a supervisor starts one.
+    pub guarded_by: Option<PathBuf>,
 }
 
 impl Ground for RealGround {
@@ -122,6 +129,10 @@ impl Ground for RealGround {
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
         ProbeSockets::open(&self.interface, link.addresses).map(Some)
     }
+
+    fn guard(&self) -> std::io::Result<Option<GuardChild>> {
+        self.guarded_by.as_deref().map(|state_dir| GuardChild::start(state_dir, &self.interface)).transpose()
+    }
 }
 
 /// What stands on the host now, and what should.
@@ -130,6 +141,9 @@ pub(crate) struct Host {
     interface: String,
     ours: PublicKey,
     device: Option<Box<dyn Device>>,
+    guard: Option<GuardChild>,
+    /// Whether it was said that there is no guard.
+    unguarded: bool,
     probes: Option<ProbeSockets>,
     desired: Option<Link>,
     mtu: u16,
@@ -152,6 +166,8 @@ impl Host {
             interface: interface.to_owned(),
             ours,
             device: None,
+            guard: None,
+            unguarded: false,
             probes: None,
             desired: None,
             mtu,
@@ -239,8 +255,28 @@ impl Host {
             let device = opened.map_err(|_| HostError::Slow { doing: "making the interface" })??;
             info!(interface = self.interface, backend = %device.backend(), "device open");
             self.device = Some(device);
+            self.keep_guard();
         }
         Ok(())
+    }
+
+    /// Sees to it that a device which would outlive this process has its guard.
+    fn keep_guard(&mut self) {
+        let stands = self.guard.as_mut().is_some_and(GuardChild::stands);
+        if stands || self.backend() != Some(Backend::Kernel) {
+            return;
+        }
+        self.guard = match self.ground.guard() {
+            Ok(guard) => guard,
+            Err(error) => {
+                // Tried again at each look at the device: said once.
+                if !std::mem::replace(&mut self.unguarded, true) {
+                    let interface = &self.interface;
+                    warn!(interface, %error, "no guard: nobody would take the device down without this daemon");
+                }
+                None
+            }
+        };
     }
 
     /// Makes the interface what it should be. What fails is tried again later, see [`Host::remake_at`].
@@ -319,11 +355,14 @@ impl Host {
             None => timeout(LONGEST, self.ground.clear(self.ours)).await,
         };
         let error = match removed {
-            Ok(Ok(true) | Err(DeviceError::Gone { .. })) => {
-                info!(interface = self.interface, "interface removed");
+            Ok(Ok(removed)) => {
+                self.stand_down(removed).await;
                 return Ok(());
             }
-            Ok(Ok(false)) => return Ok(()),
+            Ok(Err(DeviceError::Gone { .. })) => {
+                self.stand_down(true).await;
+                return Ok(());
+            }
             Ok(Err(error)) => HostError::Device(error),
             Err(_) => HostError::Slow { doing: "removing the interface" },
         };
@@ -331,6 +370,16 @@ impl Host {
         let reason = error.to_string();
         self.trouble = Some((error, Instant::now() + RETRY));
         Err(reason)
+    }
+
+    /// What there is to do once nothing stands any more.
+    async fn stand_down(&mut self, removed: bool) {
+        if removed {
+            info!(interface = self.interface, "interface removed");
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss().await;
+        }
     }
 
     /// Takes the MTU that the underlay allows, whenever that has changed in any way.
@@ -347,7 +396,9 @@ impl Host {
     pub(crate) async fn read(&mut self) -> Option<ActualDevice> {
         let device = self.device.as_mut()?;
         let read = timeout(LONGEST, device.read()).await;
-        self.judge("reading the device", read)
+        let read = self.judge("reading the device", read);
+        self.keep_guard();
+        read
     }
 
     /// Changes the device; whether it was done.
@@ -428,6 +479,10 @@ mod tests {
 
         fn overlaps(&self, _overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
             async { Ok(Vec::new()) }.boxed()
+        }
+
+        fn guard(&self) -> std::io::Result<Option<GuardChild>> {
+            Ok(None)
         }
 
         fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {

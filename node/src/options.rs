@@ -63,6 +63,14 @@ pub struct Options {
     #[arg(long)]
     pub guard: bool,
 
+    /// With --guard: waits until the daemon that holds the other end of standard input is gone, or has said a word on it
+    #[arg(long, requires = "guard", hide = true)]
+    pub after_daemon: bool,
+
+    /// Starts no guard over a kernel device; for supervisors that start one when the daemon has ended
+    #[arg(long)]
+    pub no_guard: bool,
+
     /// Logs as JSON, one object a line; RUST_LOG sets the level either way
     #[arg(long)]
     pub log_json: bool,

@@ -18,11 +18,20 @@ use tracing::{debug, info};
 /// Runs the daemon, or the guard, until a signal or a failure ends it.
 pub async fn run(options: Options) -> Result<(), Failure> {
     if options.guard {
-        let outcome = guard::run(&options.state_dir(), &options.interface).await?;
+        let (state_dir, interface) = (options.state_dir(), &options.interface);
+        let outcome = if options.after_daemon {
+            guard::child::run_after_daemon(&state_dir, interface).await?
+        } else {
+            guard::run(&state_dir, interface).await?
+        };
         info!(?outcome, "the guard has ended");
         return Ok(());
     }
-    let ground = RealGround { interface: options.interface.clone(), backend: options.backend };
+    let ground = RealGround {
+        interface: options.interface.clone(),
+        backend: options.backend,
+        guarded_by: (!options.no_guard).then(|| options.state_dir()),
+    };
     run_on(Arc::new(ground), options, signalled()?).await
 }
 

@@ -17,6 +17,8 @@ use mesh_proto::v1::{
     DownRequest, LocalJoinRequest, LocalLeaveRequest, PingRequest, StatusReply, StatusRequest, UpRequest,
 };
 use mesh_types::{Fingerprint, JoinToken, Role, TokenId};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use stage::{Mood, Pretence, Stage, overlay, peer};
 use std::path::Path;
 use std::process::ExitCode;
@@ -92,6 +94,20 @@ impl Daemon {
         drop(self.stop.take());
         timeout(PATIENCE, &mut self.task).await.unwrap().unwrap().unwrap();
     }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+}
+
+/// Whether there is such a process.
+fn is_alive(process: u32) -> bool {
+    nix::sys::signal::kill(Pid::from_raw(process.cast_signed()), None).is_ok()
 }
 
 fn home() -> TempDir {
@@ -324,6 +340,29 @@ async fn a_device_that_a_run_cut_off_in_down_left_behind_is_taken_away_by_the_ne
     let mut daemon = start(home.path(), &ground, &[]).await;
     assert_eq!(daemon.status().await.phase, "down");
     assert!(ground.device().unwrap().is_removed());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_outlives_its_daemon_has_a_guard_beside_it_as_long_as_it_stands() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    ground.outlive(&home.path().join("state"));
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    assert_eq!(ground.guards(), [], "there is no device yet");
+    daemon.join(&stage.token).await.unwrap();
+    let [first] = ground.guards()[..] else { panic!("{:?}", ground.guards()) };
+    assert!(is_alive(first));
+
+    nix::sys::signal::kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
+    until(|| ground.guards().len() == 2).await;
+    assert!(is_alive(ground.guards()[1]), "another has taken the place of the one that was killed");
+
+    daemon.client.down(DownRequest {}).await.unwrap();
+    assert_eq!(ground.guards().into_iter().filter(|&guard| is_alive(guard)).count(), 0);
+    daemon.client.up(UpRequest {}).await.unwrap();
+    daemon.client.leave(LocalLeaveRequest { force: false }).await.unwrap();
+    assert_eq!(ground.guards().len(), 3);
+    assert_eq!(ground.guards().into_iter().filter(|&guard| is_alive(guard)).count(), 0);
     daemon.stop().await;
 }
 

@@ -65,7 +65,7 @@ async fn without_token(context: &Context, node: &Daemon, daemons: &mut Daemons) 
             "no token: give it as argument, by --token-file or in {VARIABLE}; `meshctl token create` on a coordinator's host makes one"
         ))
     };
-    if !context.paths.node_state.exists() {
+    if !context.paths.membership().exists() {
         return Err(missing());
     }
     daemons.ensure(node, &context.globals, &context.paths).await?;

@@ -1,10 +1,15 @@
 //! `meshctl down`, `up` and `leave`.
+//!
+//! What `join` started and enabled, `leave` stops and disables: the membership first, its daemon after it.
 
 use super::Context;
 use crate::args::Leave;
+use crate::daemons;
 use crate::exit::{Exit, Failure};
+use crate::paths::Paths;
 use crate::reach::{self, ask};
 use mesh_proto::v1::{DownRequest, LocalLeaveRequest, UpRequest};
+use std::io;
 
 pub(super) async fn down(context: &Context) -> Result<Exit, Failure> {
     ask(reach::ANSWER, reach::node(&context.paths).await?.down(DownRequest {})).await?;
@@ -19,8 +24,16 @@ pub(super) async fn up(context: &Context) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Failure> {
-    let request = LocalLeaveRequest { force: leave.force };
-    let reply = ask(reach::JOIN, reach::node(&context.paths).await?.leave(request)).await?;
+    let mut client = match reach::node(&context.paths).await {
+        Err(failure) if failure.exit == Exit::NotRunning && is_forgotten(&context.paths) => {
+            daemons::retire_node(&context.globals, &context.paths).await?;
+            context.note("This host is in no mesh.");
+            return Ok(Exit::Done);
+        }
+        client => client?,
+    };
+    let reply = ask(reach::JOIN, client.leave(LocalLeaveRequest { force: leave.force })).await?;
+    daemons::retire_node(&context.globals, &context.paths).await?;
     if reply.told {
         context.note("This host has left the mesh.");
     } else {
@@ -29,4 +42,10 @@ pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Fail
         );
     }
     Ok(Exit::Done)
+}
+
+/// Whether a node was here and has left.
+fn is_forgotten(paths: &Paths) -> bool {
+    let absent = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    paths.node_state.is_dir() && paths.membership().symlink_metadata().is_err_and(absent)
 }

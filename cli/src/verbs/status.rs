@@ -149,23 +149,29 @@ fn print(status: &Status, now: MeshTime) {
         output::line(format_args!("This host is not in a mesh ({}): `meshctl join TOKEN`", status.phase));
         return warn(status);
     };
-    output::line(format_args!(
-        "{}  {}  {} ({}, UDP {})  {}",
-        own.name,
-        own.addresses.join(", "),
-        own.interface,
-        own.backend,
-        own.listen_port,
-        output::verdict(&status.phase, status.phase == "up"),
-    ));
-    let stale = if status.fresh { "" } else { ", not fresh: no session with a coordinator that has a leader" };
-    let expiry = own.expires_at.as_deref().map(|time| format!(", key valid until {time}")).unwrap_or_default();
-    output::line(format_args!("mesh {}, revision {}{expiry}{stale}", status.mesh, status.revision));
+    output::line(format_args!("{}  {}", first_line(own), output::verdict(&status.phase, status.phase == "up")));
+    output::line(second_line(status, own));
     output::line("");
     print_coordinators(&status.coordinators);
     output::line("");
     print_peers(&status.peers, now);
     warn(status);
+}
+
+/// Who and where this node is. Nothing runs the tunnels while the interface is down.
+fn first_line(own: &Own) -> String {
+    let engine = if own.backend.is_empty() { String::new() } else { format!("{}, ", own.backend) };
+    format!("{}  {}  {} ({engine}UDP {})", own.name, own.addresses.join(", "), own.interface, own.listen_port)
+}
+
+/// What it holds of the mesh, and whether that is the latest; while the interface is down there is no session on purpose.
+fn second_line(status: &Status, own: &Own) -> String {
+    let stale = match (status.phase.as_str(), status.fresh) {
+        ("up", false) => ", not fresh: no session with a coordinator that has a leader",
+        _ => "",
+    };
+    let expiry = own.expires_at.as_deref().map(|time| format!(", key valid until {time}")).unwrap_or_default();
+    format!("mesh {}, revision {}{expiry}{stale}", status.mesh, status.revision)
 }
 
 fn print_coordinators(coordinators: &[Coordinator]) {
@@ -275,6 +281,20 @@ mod tests {
     fn before_joining_self_is_null() {
         let json = serde_json::to_value(Status::from(StatusReply::default())).unwrap();
         assert!(json["self"].is_null() && json["time"].is_null());
+    }
+
+    #[test]
+    fn a_node_that_is_down_says_no_more_than_it_knows_and_is_not_called_stale() {
+        let lines = |phase: &str, backend: &str| {
+            let own = SelfStatus { name: "n".into(), backend: backend.into(), listen_port: 7, ..SelfStatus::default() };
+            let status = Status::from(StatusReply { phase: phase.into(), self_: Some(own), ..reply() });
+            let own = status.own.as_ref().unwrap();
+            (first_line(own), second_line(&status, own))
+        };
+        let (first, second) = lines("down", "");
+        assert!(first.ends_with("(UDP 7)") && !second.contains("not fresh"), "{first}\n{second}");
+        let (first, second) = lines("up", "kernel");
+        assert!(first.ends_with("(kernel, UDP 7)") && second.contains("not fresh"), "{first}\n{second}");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The guard over a kernel device whose daemon is gone: `meshd --guard`.
 //!
 //! A kernel device goes on without its daemon, so that a restart drops no packet; but nobody enforces deadlines then.
-//! The guard, started by the supervisor when the daemon ends, waits ten minutes, or until the first key in the cache
-//! expires, and takes the device away. A daemon that holds the state directory by then ends the guard instead.
+//! The guard begins when the daemon has ended: started by a supervisor then, or by the daemon itself beforehand, see
+//! [`child`]. It waits ten minutes, or until the first key in the cache expires, and takes the device away. A daemon
+//! that holds the state directory by then ends the guard instead; so does a device that goes before.
 //!
-//! It holds no lock while it waits, speaks to nobody, and changes nothing on disk. A userspace device needs no guard: it
-//! ends with its daemon.
+//! It keeps no daemon from the state directory while it waits, speaks to nobody, and changes nothing that a daemon keeps
+//! there. A userspace device needs no guard: it ends with its daemon.
+
+pub mod child;
 
 use crate::clock;
 use crate::device::{Device as _, DeviceError, kernel::Kernel};
@@ -16,11 +19,12 @@ use mesh_types::{MeshTime, PublicKey};
 use std::path::Path;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 /// How long a device may go on without a daemon: long enough for an upgrade that went wrong and is put right.
 const GRACE: Duration = Duration::from_secs(600);
-/// Between looks at the clock, which goes on during suspend while timers do not.
+/// Between looks at the clock, which goes on during suspend while timers do not, and at the device.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// How a guard ended.
@@ -34,6 +38,8 @@ pub enum Outcome {
     NoDevice,
     /// The device was taken away.
     TakenDown,
+    /// The daemon itself took its device away, and said so.
+    Dismissed,
 }
 
 /// Why a guard could not do its work.
@@ -53,8 +59,20 @@ pub async fn run(state_dir: &Path, interface: &str) -> Result<Outcome, GuardErro
         Found::Device { key, until } => (key, until),
         Found::Nothing(outcome) => return Ok(outcome),
     };
+    if !is_there(interface, key).await? {
+        return Ok(Outcome::NoDevice);
+    }
     info!(interface, seconds = until.since(clock::since_boot()).as_secs(), "the daemon is gone, guarding its device");
-    wait_until(until).await;
+    loop {
+        let left = until.since(clock::since_boot());
+        if left.is_zero() {
+            break;
+        }
+        sleep(left.min(LOOK)).await;
+        if !is_there(interface, key).await? {
+            return Ok(Outcome::NoDevice);
+        }
+    }
     // Held to the end: a daemon that starts now waits for its supervisor's next try, and finds a clean host.
     let _state = match StateDir::open(state_dir) {
         Err(StateError::InUse(_)) => return Ok(Outcome::DaemonIsBack),
@@ -101,26 +119,22 @@ fn end_of_grace(deadlines: impl Iterator<Item = MeshTime>, clock: &Clock, now: N
     next.map_or(grace, |deadline| grace.min(clock.boot_at(deadline, now)))
 }
 
-async fn wait_until(until: BootTime) {
-    loop {
-        let left = until.since(clock::since_boot());
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(LOOK)).await;
-    }
+async fn is_there(interface: &str, key: PublicKey) -> Result<bool, DeviceError> {
+    Ok(find(interface, key).await?.is_some())
 }
 
 async fn take_down(interface: &str, key: PublicKey) -> Result<Outcome, GuardError> {
+    let Some(device) = find(interface, key).await? else { return Ok(Outcome::NoDevice) };
+    Box::new(device).remove().await?;
+    info!(interface, "took down a device that nobody looks after");
+    Ok(Outcome::TakenDown)
+}
+
+/// The device of that name, if it is ours.
+async fn find(interface: &str, key: PublicKey) -> Result<Option<Kernel>, DeviceError> {
     match Kernel::adopt(interface, Some(key)).await {
-        Ok(Some(device)) => {
-            Box::new(device).remove().await?;
-            info!(interface, "took down a device that nobody looks after");
-            Ok(Outcome::TakenDown)
-        }
-        Ok(None) => Ok(Outcome::NoDevice),
-        Err(error) if error.is_taken() => Ok(Outcome::NoDevice),
-        Err(error) => Err(error.into()),
+        Err(error) if error.is_taken() => Ok(None),
+        found => found,
     }
 }
 

@@ -7,20 +7,24 @@
 mod files;
 mod journal;
 mod membership;
+mod post;
 
 pub use journal::JournalFile;
 pub use membership::{Membership, Standing};
+pub use post::Post;
 
 use crate::state::files::{MAX_FILE, aside, read_capped, replace, sync_directory};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use mesh_types::{IdentityKey, PrivateKey, PublicKey};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -30,8 +34,13 @@ const WIREGUARD: &str = "wireguard.key";
 const MEMBERSHIP: &str = "membership";
 const LISTEN_PORT: &str = "listen-port";
 const JOURNAL: &str = "journal";
+const GUARD: &str = "guard";
 /// Everything that [`StateDir::wipe`] takes away; the lock stays while it is held.
-const ALL: [&str; 5] = [MEMBERSHIP, JOURNAL, LISTEN_PORT, WIREGUARD, IDENTITY];
+const ALL: [&str; 6] = [MEMBERSHIP, JOURNAL, LISTEN_PORT, WIREGUARD, IDENTITY, GUARD];
+
+/// A guard holds the lock for the moment in which it looks; a daemon that starts just then waits for so many looks.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why the state directory cannot be used.
 #[derive(Debug, Error)]
@@ -144,11 +153,7 @@ impl StateDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(StateError::io("open", &lock_path))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => StateError::InUse(path.to_owned()),
-            errno => StateError::Io { action: "lock", path: lock_path.clone(), source: errno.into() },
-        })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: take_lock(lock, path)? })
     }
 
     /// Where it is.
@@ -257,6 +262,18 @@ impl StateDir {
         replace(&self.path, name, text.as_bytes())?;
         Ok(secret)
     }
+}
+
+fn take_lock(mut file: File, directory: &Path) -> Result<Flock<File>, StateError> {
+    for _ in 0..LOCK_TRIES {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(StateError::io("lock", &directory.join(LOCK))(errno.into())),
+        };
+        std::thread::sleep(LOCK_AGAIN);
+    }
+    Err(StateError::InUse(directory.to_owned()))
 }
 
 type Secret = Zeroizing<[u8; 32]>;

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use mesh_node::device::fake::{Fake, Handle};
 use mesh_node::device::{Backend, Device, DeviceError};
+use mesh_node::guard::child::GuardChild;
 use mesh_node::host::Ground;
 use mesh_node::link::{HostRoute, LinkConfig, LinkError};
 use mesh_node::probe::ProbeSockets;
@@ -26,6 +27,7 @@ use mesh_types::{
     Revision, Role, TokenId, TokenSecret,
 };
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -402,6 +404,9 @@ struct PretenceState {
     /// Whether another program has the UDP port.
     port_taken: bool,
     routes: Vec<HostRoute>,
+    /// Where the state is by which a guard knows the device; without, devices end with the daemon.
+    outlives: Option<PathBuf>,
+    guards: Vec<u32>,
 }
 
 impl Pretence {
@@ -433,6 +438,16 @@ impl Pretence {
     /// Whether interfaces cannot be taken away any more, as when the right to do so is lost.
     pub(crate) fn cling(&self, clings: bool) {
         self.state.lock().unwrap().clings = clings;
+    }
+
+    /// Takes devices for the kernel's from now on, which outlive a daemon that keeps its things in `state_dir`.
+    pub(crate) fn outlive(&self, state_dir: &Path) {
+        self.state.lock().unwrap().outlives = Some(state_dir.to_owned());
+    }
+
+    /// The processes of all guards that were ever started, the latest last.
+    pub(crate) fn guards(&self) -> Vec<u32> {
+        self.state.lock().unwrap().guards.clone()
     }
 
     /// Lets nobody make interfaces from now on.
@@ -484,6 +499,14 @@ impl Ground for Pretence {
     fn probes(&self, _link: &mesh_node_core::Link) -> std::io::Result<Option<ProbeSockets>> {
         Ok(None)
     }
+
+    fn guard(&self) -> std::io::Result<Option<GuardChild>> {
+        let mut state = self.state.lock().unwrap();
+        let Some(state_dir) = &state.outlives else { return Ok(None) };
+        let guard = GuardChild::start_as(env!("CARGO_BIN_EXE_meshd").as_ref(), state_dir, "pretence")?;
+        state.guards.extend(guard.id());
+        Ok(Some(guard))
+    }
 }
 
 /// A device in memory that goes only if its ground lets it.
@@ -494,7 +517,8 @@ struct Clinging {
 
 impl Device for Clinging {
     fn backend(&self) -> Backend {
-        self.fake.backend()
+        let outlives = self.ground.state.lock().unwrap().outlives.is_some();
+        if outlives { Backend::Kernel } else { self.fake.backend() }
     }
 
     fn interface(&self) -> &str {

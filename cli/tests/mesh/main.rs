@@ -4,16 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use futures::TryStreamExt as _;
-use mesh_cli::lab::{Host, Lab, World};
-use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::RouteMessage;
+mod machine;
+mod underlay;
+
+use machine::{Machine, text};
+use mesh_cli::lab::{Lab, World};
 use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 /// Far above what anything here takes on a busy machine.
@@ -69,8 +67,9 @@ fn a_mesh_is_made_joined_looked_at_and_left_with_the_verbs_alone() {
         second.until_it_pings("first").await;
 
         second.done(&["leave"]).await;
+        assert_eq!(second.run(&["status"]).await.status.code(), Some(4), "the daemon went with the membership");
+        assert!(!second.file("node.pid").exists() && !second.file("node/membership").exists());
         second.done(&["leave"]).await;
-        assert!(second.json(&["status"]).await["self"].is_null());
         let nodes = first.json(&["node", "list"]).await;
         let left = nodes.as_array().unwrap().iter().find(|node| node["id"] == joined["id"]).unwrap();
         assert_eq!(left["state"], "removed");
@@ -297,149 +296,7 @@ fn in_the_foreground_the_daemons_end_with_their_meshctl() {
     });
 }
 
-/// A host with a user at its keyboard.
-struct Machine {
-    host: Arc<Host>,
-    directory: PathBuf,
-}
-
-impl Machine {
-    async fn new(lab: &mut Lab, name: &str, number: u8) -> Self {
-        let host = lab.host(name, &[IpAddr::from([192, 0, 2, number])]).await.unwrap();
-        let directory = lab.directory().join(name);
-        std::fs::create_dir(&directory).unwrap();
-        Self { host, directory }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let program = Path::new(env!("CARGO_BIN_EXE_meshctl"));
-        for daemon in ["meshd", "mesh-coordinator"] {
-            let file = program.with_file_name(daemon);
-            assert!(file.exists(), "{} is missing: run `cargo build --workspace` first", file.display());
-        }
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).env_remove("MESH_JOIN_TOKEN");
-        for (option, file) in [
-            ("--socket", "node.sock"),
-            ("--state-dir", "node"),
-            ("--coordinator-socket", "coordinator.sock"),
-            ("--data-dir", "coordinator"),
-        ] {
-            command.arg(option).arg(self.file(file));
-        }
-        command
-    }
-
-    fn spawn(&self, arguments: &[&str]) -> tokio::process::Child {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::null());
-        self.host.spawn(command).unwrap()
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.host.spawn(command).unwrap().wait_with_output().await.unwrap()
-    }
-
-    async fn done(&self, arguments: &[&str]) {
-        let output = self.run(arguments).await;
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", text(&output.stderr), self.logs());
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["--json"]].concat()).await;
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}{}", text(&output.stderr), self.logs());
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Routes a range to the host's cable, as another tunnel or a container network of the host would.
-    async fn route(&self, network: &str, length: u8) -> RouteMessage {
-        let links = self.links();
-        let eth0 = links.link().get().match_name("eth0").execute().try_next().await.unwrap().unwrap();
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(network.parse().unwrap(), length)
-            .output_interface(eth0.header.index)
-            .build();
-        links.route().add(route.clone()).execute().await.unwrap();
-        route
-    }
-
-    async fn unroute(&self, route: RouteMessage) {
-        self.links().route().del(route).execute().await.unwrap();
-    }
-
-    /// A netlink socket in the host's network.
-    fn links(&self) -> rtnetlink::Handle {
-        self.host
-            .enter(|| {
-                let (connection, handle, _) = rtnetlink::new_connection()?;
-                tokio::spawn(connection);
-                Ok(handle)
-            })
-            .unwrap()
-    }
-
-    async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
-        let deadline = tokio::time::Instant::now() + LIMIT / 4;
-        while !condition().await {
-            assert!(tokio::time::Instant::now() < deadline, "{what}: not so in time{}", self.logs());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn until_it_pings(&self, peer: &str) {
-        self.until(peer, async || self.run(&["ping", peer, "-c", "1"]).await.status.success()).await;
-    }
-
-    async fn role_of(&self, coordinator: &str) -> String {
-        let all = self.json(&["coordinator", "list"]).await;
-        let found = all.as_array().unwrap().iter().find(|found| found["name"] == coordinator).unwrap();
-        found["role"].as_str().unwrap().to_owned()
-    }
-
-    /// How many coordinators vote.
-    async fn votes(&self) -> usize {
-        let all = self.json(&["coordinator", "list"]).await;
-        let roles = all.as_array().unwrap().iter().filter_map(|found| found["role"].as_str());
-        roles.filter(|role| ["leader", "follower"].contains(role)).count()
-    }
-
-    async fn stop(&self, daemon: &str) {
-        self.end(daemon, nix::sys::signal::Signal::SIGTERM).await;
-    }
-
-    async fn kill(&self, daemon: &str) {
-        self.end(daemon, nix::sys::signal::Signal::SIGKILL).await;
-    }
-
-    /// Ends a daemon that `meshctl` has started, and waits until it is gone.
-    async fn end(&self, daemon: &str, signal: nix::sys::signal::Signal) {
-        let pid = std::fs::read_to_string(self.file(&format!("{daemon}.pid"))).unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-        // An orphan of this world's first process, which is this one: nobody else waits for it.
-        self.until("the daemon has ended", async || {
-            use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-            !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
-        })
-        .await;
-    }
-
-    /// What the daemons said, for whoever reads why a test failed.
-    fn logs(&self) -> String {
-        let said = ["mesh-coordinator.log", "meshd.log"].map(|log| {
-            let said = std::fs::read_to_string(self.file(log)).unwrap_or_default();
-            format!("\n--- {log} of {}\n{said}", self.host.name())
-        });
-        said.concat()
-    }
-}
-
+/// Runs `test` in a lab; `name` is its own.
 fn in_lab(name: &str, test: impl AsyncFnOnce(Lab)) {
     let Some(world) = World::for_test(name) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -447,8 +304,4 @@ fn in_lab(name: &str, test: impl AsyncFnOnce(Lab)) {
         let lab = Lab::new(&world).await.unwrap();
         tokio::time::timeout(LIMIT, test(lab)).await.expect("a mesh is made within two minutes");
     });
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
