@@ -306,12 +306,15 @@ impl Host {
             return;
         };
         let before = self.trouble.take().map(|(error, _)| error.to_string());
+        let stood = self.device.is_some();
         if let Err(error) = self.try_make(&link).await {
             // Tried again for as long as it takes: said once.
             if before.is_none_or(|before| before != error.to_string()) {
                 warn!(interface = self.interface, %error, "the interface is not as it should be");
             }
-            self.trouble = Some((error, Instant::now() + RETRY));
+            // One that somebody removed is made anew at once.
+            let gone = stood && matches!(error, HostError::Link(LinkError::NoInterface { .. }));
+            self.trouble = Some((error, Instant::now() + if gone { Duration::ZERO } else { RETRY }));
         }
     }
 
