@@ -139,7 +139,8 @@ impl Ground for RealGround {
 pub(crate) struct Host {
     ground: Arc<dyn Ground>,
     interface: String,
-    ours: PublicKey,
+    /// By which our device is told from another's; none while there are no keys, and so no device.
+    ours: Option<PublicKey>,
     device: Option<Box<dyn Device>>,
     guard: Option<GuardChild>,
     /// Whether it was said that there is no guard.
@@ -160,7 +161,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(ground: Arc<dyn Ground>, interface: &str, ours: PublicKey, mtu: u16) -> Self {
+    pub(crate) fn new(ground: Arc<dyn Ground>, interface: &str, ours: Option<PublicKey>, mtu: u16) -> Self {
         Self {
             ground,
             interface: interface.to_owned(),
@@ -244,14 +245,15 @@ impl Host {
     }
 
     /// Another key makes another device: after leaving, the next membership begins with new ones.
-    pub(crate) fn set_key(&mut self, ours: PublicKey) {
+    pub(crate) fn set_key(&mut self, ours: Option<PublicKey>) {
         self.ours = ours;
     }
 
     /// Makes the interface, still without addresses, to learn early whether this host lets us.
     pub(crate) async fn prepare(&mut self) -> Result<(), HostError> {
         if self.device.is_none() {
-            let opened = timeout(LONGEST, self.ground.open(self.ours)).await;
+            let ours = self.ours.expect("keys are made before a join, and a member has them");
+            let opened = timeout(LONGEST, self.ground.open(ours)).await;
             let device = opened.map_err(|_| HostError::Slow { doing: "making the interface" })??;
             info!(interface = self.interface, backend = %device.backend(), "device open");
             self.device = Some(device);
@@ -353,9 +355,10 @@ impl Host {
         self.look_at = None;
         self.device_trouble = None;
         self.overlaps.clear();
-        let removed = match self.device.take() {
-            Some(device) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
-            None => timeout(LONGEST, self.ground.clear(self.ours)).await,
+        let removed = match (self.device.take(), self.ours) {
+            (Some(device), _) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
+            (None, Some(ours)) => timeout(LONGEST, self.ground.clear(ours)).await,
+            (None, None) => return Ok(()),
         };
         let error = match removed {
             Ok(Ok(removed)) => {
@@ -497,7 +500,7 @@ mod tests {
     #[tokio::test]
     async fn probe_sockets_are_bound_to_the_addresses_that_the_interface_has_now() {
         let ground = Arc::new(Loopback::default());
-        let mut host = Host::new(ground.clone(), "lo", PublicKey::from_bytes([1; 32]), 1_420);
+        let mut host = Host::new(ground.clone(), "lo", Some(PublicKey::from_bytes([1; 32])), 1_420);
         let overlay = Overlay::new("198.18.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap();
         let v6 = "::1".parse().unwrap();
         for last in [1, 1, 2] {

@@ -41,6 +41,12 @@ pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Fail
             "This host has forgotten the mesh, but no coordinator knows: `meshctl node remove` there ends its membership.",
         );
     }
+    if reach::coordinator(&context.paths).await.is_ok() {
+        context.note(
+            "The coordinator on this host goes on: `meshctl coordinator remove` takes it out of the mesh where there are \
+             others.",
+        );
+    }
     Ok(Exit::Done)
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct Member {
     pub(crate) renewing_certificate: bool,
     pub(crate) listen_port: u16,
     pub(crate) dialer: Dialer,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     trust: Trust,
     credentials: Credentials,
     mesh_time: SharedMeshTime,

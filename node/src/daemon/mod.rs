@@ -20,7 +20,7 @@ use crate::options::Options;
 use crate::probe::Datagram;
 use crate::refusal::Refusal;
 use crate::session::{News, Session};
-use crate::state::{Keys, Membership, Standing, StateDir};
+use crate::state::{Keys, Membership, Standing, StateDir, StateError};
 use crate::token;
 use member::Member;
 use mesh_node_core::{Now, SessionEvent};
@@ -124,7 +124,8 @@ impl Intender {
 pub(crate) struct Daemon {
     options: Options,
     state: StateDir,
-    keys: Arc<Keys>,
+    /// None before the first join, and after leaving.
+    keys: Option<Arc<Keys>>,
     host: Host,
     requests: mpsc::Receiver<Request>,
     life: Life,
@@ -150,14 +151,14 @@ impl Daemon {
         options: Options,
         state: StateDir,
         host: Host,
-        keys: Arc<Keys>,
+        keys: Option<Keys>,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, Failure> {
         let monitor = Monitor::start(host.interface(), options.fwmark).await?;
         let mut daemon = Self {
             options,
             state,
-            keys,
+            keys: keys.map(Arc::new),
             host,
             requests,
             life: Life::New,
@@ -342,11 +343,22 @@ impl Daemon {
         matches!(&self.life, Life::Joining(joining) if joining.by_file == by_file)
     }
 
-    fn begin_join(&mut self, token: JoinToken, name: Option<NodeName>, by_file: bool) {
+    /// The node's keys, made if there are none; whose device is ours goes by them.
+    fn own_keys(&mut self) -> Result<Arc<Keys>, StateError> {
+        if let Some(keys) = &self.keys {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(self.state.keys()?);
+        self.host.set_key(Some(keys.public_key()));
+        self.keys = Some(keys.clone());
+        Ok(keys)
+    }
+
+    fn begin_join(&mut self, keys: Arc<Keys>, token: JoinToken, name: Option<NodeName>, by_file: bool) {
         let id = token.id;
         let wish = name.or_else(|| self.options.name.clone()).unwrap_or_else(own_name);
         let fwmark = (self.options.fwmark != 0).then_some(self.options.fwmark);
-        let asked = Join { token, name: wish, keys: self.keys.clone(), ground: self.host.ground(), fwmark };
+        let asked = Join { token, name: wish, keys, ground: self.host.ground(), fwmark };
         let task = self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
             Outcome::Joined { result: result.map(Box::new), by_file }

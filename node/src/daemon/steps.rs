@@ -8,7 +8,7 @@ use crate::host::{Host, HostError};
 use crate::link::Monitor;
 use crate::port;
 use crate::refusal::Refusal;
-use crate::state::{Membership, Standing};
+use crate::state::{Keys, Membership, Standing};
 use mesh_node_core::Now;
 use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use std::sync::Arc;
@@ -34,9 +34,9 @@ impl Daemon {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::BeginJoin { token, name, by_file } => match self.host.prepare().await {
-                Ok(()) => self.begin_join(token, name, by_file),
-                Err(error) => self.end_join(Refusal::Host(error), by_file).await,
+            Step::BeginJoin { token, name, by_file } => match self.prepare().await {
+                Ok(keys) => self.begin_join(keys, token, name, by_file),
+                Err(refusal) => self.end_join(refusal, by_file).await,
             },
             Step::EndJoin { refusal, by_file } => self.end_join(refusal, by_file).await,
             Step::BecomeMember { membership, fresh } => self.become_member(*membership, fresh),
@@ -52,6 +52,13 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Makes what a join needs on this host, before any coordinator is asked.
+    async fn prepare(&mut self) -> Result<Arc<Keys>, Refusal> {
+        let keys = self.own_keys()?;
+        self.host.prepare().await.map_err(Refusal::Host)?;
+        Ok(keys)
     }
 
     async fn watch_underlay(&mut self) {
@@ -71,11 +78,7 @@ impl Daemon {
     /// Takes up a membership. Session and interface begin at once, beside each other.
     fn become_member(&mut self, membership: Membership, fresh: bool) {
         let name = membership.record.name.clone();
-        let member = port::choose(&self.state, self.options.listen_port)
-            .map_err(Failure::from)
-            .map(|listen| Ports { listen, fwmark: self.options.fwmark })
-            .and_then(|ports| Ok(Member::start(&self.state, &self.keys, membership, ports)?));
-        match member {
+        match self.start_member(membership) {
             Ok(mut member) => {
                 let now = clock::now();
                 info!(node = %name, mesh = %member.membership.mesh(), port = member.listen_port, "a member of the mesh");
@@ -94,6 +97,12 @@ impl Daemon {
                 self.fatal = Some(failure);
             }
         }
+    }
+
+    fn start_member(&mut self, membership: Membership) -> Result<Member, Failure> {
+        let listen = port::choose(&self.state, self.options.listen_port)?;
+        let keys = self.own_keys()?;
+        Ok(Member::start(&self.state, &keys, membership, Ports { listen, fwmark: self.options.fwmark })?)
     }
 
     /// What a join led to.
@@ -200,8 +209,8 @@ impl Daemon {
         self.state.wipe()?;
         self.life = Life::New;
         // The old keys are barred in the mesh that was left.
-        self.keys = Arc::new(self.state.keys()?);
-        self.host.set_key(self.keys.public_key());
+        self.keys = None;
+        self.host.set_key(None);
         info!("left the mesh; nothing of it remains on this host");
         Ok(())
     }
