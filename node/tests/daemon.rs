@@ -185,7 +185,7 @@ async fn a_refused_join_says_why_and_leaves_nothing_on_the_host() {
     for (mood, token, code, words) in [
         (Mood::TokenExpired, &stage.token, Code::FailedPrecondition, "the join token expired"),
         (Mood::Willing, &elsewhere, Code::FailedPrecondition, "pins another CA"),
-        (Mood::Willing, &coordinators, Code::InvalidArgument, "makes a coordinator"),
+        (Mood::Willing, &coordinators, Code::FailedPrecondition, "makes a coordinator"),
         (Mood::Willing, &silent, Code::Unavailable, "127.0.0.1:1: connection refused"),
     ] {
         stage.set_mood(mood);

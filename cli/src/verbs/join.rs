@@ -91,7 +91,8 @@ fn check_role(token: &JoinToken, coordinator: bool) -> Result<(), Failure> {
             Exit::Refused,
             "this token is for nodes: `meshctl coordinator add` on a coordinator's host makes one for coordinators",
         )),
-        (Role::Coordinator, false) => Err(Failure::usage(
+        (Role::Coordinator, false) => Err(Failure::new(
+            Exit::Refused,
             "this token is for coordinators: add --coordinator, or get one for nodes with `meshctl token create`",
         )),
         (Role::Node, false) | (Role::Coordinator, true) => Ok(()),

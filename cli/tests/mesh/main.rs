@@ -103,7 +103,7 @@ fn tokens_run_out_are_revoked_and_keep_to_their_role() {
 
         let invitation = first.json(&["coordinator", "add"]).await;
         let token = invitation["token"].as_str().unwrap();
-        assert_eq!(third.run(&["join", token]).await.status.code(), Some(2), "it is for coordinators");
+        assert_eq!(third.run(&["join", token]).await.status.code(), Some(6), "it is for coordinators");
         let node = first.json(&["token", "create"]).await;
         let code = third.run(&["join", "--coordinator", node["token"].as_str().unwrap()]).await.status.code();
         assert_eq!(code, Some(6), "it is for nodes");
