@@ -252,7 +252,7 @@ pub(crate) enum Node {
         /// Name or id
         node: String,
     },
-    /// Let a removed node join again, with a new token
+    /// Let a removed node back in: by `meshctl up` there, or by joining with a new token
     #[command(after_help = "Example:\n  meshctl node allow node-2")]
     Allow {
         /// Name or id

@@ -119,7 +119,7 @@ async fn remove(context: &Context, node: String) -> Result<Exit, Failure> {
     if context.json() {
         output::json(&Removed { id });
     } else {
-        context.note(format_args!("{node} is removed; `meshctl node allow {id}` would let it join again."));
+        context.note(format_args!("{node} is removed; `meshctl node allow {id}` would let it back in."));
     }
     Ok(Exit::Done)
 }
@@ -127,6 +127,6 @@ async fn remove(context: &Context, node: String) -> Result<Exit, Failure> {
 async fn allow(context: &Context, node: String) -> Result<Exit, Failure> {
     let request = AllowNodeRequest { request_id: request_id()?, node: node.clone() };
     ask(reach::ANSWER, reach::coordinator(&context.paths).await?.allow_node(request)).await?;
-    context.note(format_args!("{node} may join again, with a new token."));
+    context.note(format_args!("{node} may come back: `meshctl up` there, or `meshctl join` with a new token."));
     Ok(Exit::Done)
 }

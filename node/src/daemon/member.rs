@@ -36,7 +36,10 @@ pub enum MemberError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The certificate is not what it was.
-    #[error("the certificate kept in the state directory does not serve: {0}; leave with --force and join again")]
+    #[error(
+        "the certificate kept in the state directory does not serve: {0}; restore it from a backup, or remove \
+         the state directory and join again as a new node (`meshctl node remove` on a coordinator's host ends the old one)"
+    )]
     Credentials(#[from] CredentialsError),
 }
 
