@@ -59,7 +59,7 @@ pub(crate) enum Verb {
     /// Show this node and its peers
     #[command(after_help = "Example:\n  meshctl status --json | jq -r '.peers[] | select(.online) | .name'")]
     Status {
-        /// Exit with 1 unless this node is a member and its interface is up: for health checks
+        /// Exit with 1 unless this node is a member with a live lease and its interface stands: for health checks
         #[arg(long)]
         check: bool,
     },
