@@ -60,7 +60,7 @@ pub(crate) enum Verb {
     /// Show this node and its peers
     #[command(after_help = "Example:\n  meshctl status --json | jq -r '.peers[] | select(.online) | .name'")]
     Status {
-        /// Exit with 1 unless this node is a member and its interface is up: for health checks
+        /// Exit with 1 unless this node is a member with a live lease and its interface stands: for health checks
         #[arg(long)]
         check: bool,
     },
@@ -256,7 +256,7 @@ pub(crate) enum Node {
         /// Name or id
         node: String,
     },
-    /// Let a removed node back in: `meshctl up` on it, or a join with a new token
+    /// Let a removed node back in: by `meshctl up` there, or by joining with a new token
     #[command(after_help = "Example:\n  meshctl node allow node-2")]
     Allow {
         /// Name or id

@@ -24,6 +24,9 @@ use tracing::{debug, info, warn};
 const LONGEST: Duration = Duration::from_secs(10);
 /// Between two attempts to make the interface.
 const RETRY: Duration = Duration::from_secs(2);
+/// The least time between two looks at the interface because it was touched: our own touch counts, and another program
+/// may undo ours each time.
+const PACE: Duration = Duration::from_secs(1);
 
 /// Why something could not be done on the host.
 #[derive(Debug, Error)]
@@ -78,7 +81,8 @@ impl HostError {
 pub(crate) struct Host {
     ground: Arc<dyn Ground>,
     interface: String,
-    ours: PublicKey,
+    /// By which our device is told from another's; none while there are no keys, and so no device.
+    ours: Option<PublicKey>,
     device: Option<Box<dyn Device>>,
     guard: Option<GuardChild>,
     /// Whether it was said that there is no guard.
@@ -88,6 +92,10 @@ pub(crate) struct Host {
     mtu: u16,
     /// Why it does not stand as desired, and when to try again.
     trouble: Option<(HostError, Instant)>,
+    /// When to see whether the interface is still as desired: somebody has touched it.
+    look_at: Option<Instant>,
+    /// When it was last made.
+    made: Option<Instant>,
     /// Why the device did not do as asked, the last time.
     device_trouble: Option<String>,
     /// The host's routes that the overlay overlaps, as last seen.
@@ -95,7 +103,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(ground: Arc<dyn Ground>, interface: &str, ours: PublicKey, mtu: u16) -> Self {
+    pub(crate) fn new(ground: Arc<dyn Ground>, interface: &str, ours: Option<PublicKey>, mtu: u16) -> Self {
         Self {
             ground,
             interface: interface.to_owned(),
@@ -107,6 +115,8 @@ impl Host {
             desired: None,
             mtu,
             trouble: None,
+            look_at: None,
+            made: None,
             device_trouble: None,
             overlaps: Vec::new(),
         }
@@ -129,7 +139,12 @@ impl Host {
 
     /// Whether all is as desired.
     pub(crate) fn stands(&self) -> bool {
-        self.desired.is_some() && self.device.is_some() && self.trouble.is_none()
+        self.desired.is_some() && self.device.is_some() && self.why_not().is_none()
+    }
+
+    /// Why it does not stand as desired, or the device does not do as asked.
+    pub(crate) fn why_not(&self) -> Option<String> {
+        self.trouble().map(ToString::to_string).or_else(|| self.device_trouble.clone())
     }
 
     /// Why it does not stand as desired.
@@ -149,7 +164,15 @@ impl Host {
 
     /// When to call [`Host::remake`].
     pub(crate) fn remake_at(&self) -> Option<Instant> {
-        self.trouble.as_ref().map(|(_, at)| *at)
+        self.trouble.as_ref().map(|(_, at)| *at).into_iter().chain(self.look_at).min()
+    }
+
+    /// Takes the news that somebody, perhaps we, has changed something of the interface.
+    pub(crate) fn look_soon(&mut self) {
+        if self.desired.is_some() {
+            let now = Instant::now();
+            self.look_at.get_or_insert(self.made.map_or(now, |made| now.max(made + PACE)));
+        }
     }
 
     /// What keeps the interface from standing, if only a person can mend it: rights, or a name that is taken.
@@ -164,14 +187,15 @@ impl Host {
     }
 
     /// Another key makes another device: after leaving, the next membership begins with new ones.
-    pub(crate) fn set_key(&mut self, ours: PublicKey) {
+    pub(crate) fn set_key(&mut self, ours: Option<PublicKey>) {
         self.ours = ours;
     }
 
     /// Makes the interface, still without addresses, to learn early whether this host lets us.
     pub(crate) async fn prepare(&mut self) -> Result<(), HostError> {
         if self.device.is_none() {
-            let opened = timeout(LONGEST, self.ground.open(self.ours)).await;
+            let ours = self.ours.expect("keys are made before a join, and a member has them");
+            let opened = timeout(LONGEST, self.ground.open(ours)).await;
             let device = opened.map_err(|_| HostError::Slow { doing: "making the interface" })??;
             info!(interface = self.interface, backend = %device.backend(), "device open");
             self.device = Some(device);
@@ -217,6 +241,8 @@ impl Host {
 
     /// Tries again what [`Host::make`] was asked for. Harmless when all is well.
     pub(crate) async fn remake(&mut self) {
+        self.look_at = None;
+        self.made = Some(Instant::now());
         let Some(link) = self.desired.clone() else {
             if self.trouble.is_some() {
                 drop(self.take_down().await);
@@ -224,12 +250,15 @@ impl Host {
             return;
         };
         let before = self.trouble.take().map(|(error, _)| error.to_string());
+        let stood = self.device.is_some();
         if let Err(error) = self.try_make(&link).await {
             // Tried again for as long as it takes: said once.
             if before.is_none_or(|before| before != error.to_string()) {
                 warn!(interface = self.interface, %error, "the interface is not as it should be");
             }
-            self.trouble = Some((error, Instant::now() + RETRY));
+            // One that somebody removed is made anew at once.
+            let gone = stood && matches!(error, HostError::Link(LinkError::NoInterface { .. }));
+            self.trouble = Some((error, Instant::now() + if gone { Duration::ZERO } else { RETRY }));
         }
     }
 
@@ -265,11 +294,13 @@ impl Host {
         self.desired = None;
         self.probes = None;
         self.trouble = None;
+        self.look_at = None;
         self.device_trouble = None;
         self.overlaps.clear();
-        let removed = match self.device.take() {
-            Some(device) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
-            None => timeout(LONGEST, self.ground.clear(self.ours)).await,
+        let removed = match (self.device.take(), self.ours) {
+            (Some(device), _) => timeout(LONGEST, device.remove().map_ok(|()| true)).await,
+            (None, Some(ours)) => timeout(LONGEST, self.ground.clear(ours)).await,
+            (None, None) => return Ok(()),
         };
         let error = match removed {
             Ok(Ok(removed)) => {
@@ -412,7 +443,7 @@ mod tests {
     #[tokio::test]
     async fn probe_sockets_are_bound_to_the_addresses_that_the_interface_has_now() {
         let ground = Arc::new(Loopback::default());
-        let mut host = Host::new(ground.clone(), "lo", PublicKey::from_bytes([1; 32]), 1_420);
+        let mut host = Host::new(ground.clone(), "lo", Some(PublicKey::from_bytes([1; 32])), 1_420);
         let overlay = Overlay::new("198.18.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()).unwrap();
         let v6 = "::1".parse().unwrap();
         for last in [1, 1, 2] {

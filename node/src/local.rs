@@ -4,6 +4,7 @@
 //! status. Nothing is decided here but that.
 
 use crate::refusal::Refusal;
+use crate::status;
 use futures::future::join_all;
 use mesh_proto::dial::Dialer;
 use mesh_proto::local::{LocalListener, peer};
@@ -216,7 +217,7 @@ async fn finish(sequence: u32, ping: Ping) -> PingReply {
     let latency = timeout(PONG, ping.pong).await.ok().and_then(Result::ok).flatten();
     PingReply {
         sequence,
-        latency_ms: latency.map(|latency| latency.as_secs_f64() * 1_000.0),
+        latency_ms: latency.map(status::millis),
         address: ping.address.to_string(),
         endpoint: ping.endpoint.map(|endpoint| endpoint.to_string()),
     }

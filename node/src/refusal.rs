@@ -88,11 +88,12 @@ impl Refusal {
 
 fn join_code(error: &JoinError) -> Code {
     match error {
-        JoinError::Role => Code::InvalidArgument,
         JoinError::Unreachable(_) | JoinError::Unavailable(_) => Code::Unavailable,
-        JoinError::Clock(..) | JoinError::Authority(_) | JoinError::Overlap { .. } | JoinError::Refused(_) => {
-            Code::FailedPrecondition
-        }
+        JoinError::Role
+        | JoinError::Clock(..)
+        | JoinError::Authority(_)
+        | JoinError::Overlap { .. }
+        | JoinError::Refused(_) => Code::FailedPrecondition,
         JoinError::Link(_) | JoinError::State(_) | JoinError::Reply(_) | JoinError::Request(_) => Code::Internal,
     }
 }

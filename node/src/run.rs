@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::link::MIN_MTU;
 use crate::local;
 use crate::options::Options;
-use crate::state::StateDir;
+use crate::state::{Keys, StateDir};
 use mesh_proto::local::{Access, LocalListener};
 use nix::unistd::Group;
 use sd_notify::NotifyState;
@@ -39,8 +39,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 /// Runs the daemon on any ground until `stop`.
 pub async fn run_on(ground: Arc<dyn Ground>, options: Options, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let state = StateDir::open(&options.state_dir())?;
-    let keys = Arc::new(state.keys()?);
-    let host = Host::new(ground, &options.interface, keys.public_key(), MIN_MTU);
+    let keys = state.held_keys()?;
+    let host = Host::new(ground, &options.interface, keys.as_ref().map(Keys::public_key), MIN_MTU);
     let listener = LocalListener::bind(&options.socket(), access(&options)?).await?;
     let (asked, requests) = local::channel();
     info!(version = env!("CARGO_PKG_VERSION"), socket = %listener.path().display(), "meshd starts");

@@ -8,6 +8,7 @@ use mesh_node_core::Now;
 use mesh_node_core::status::{PeerStatus, Phase, SessionStatus, Status};
 use mesh_proto::v1;
 use mesh_types::{CoordinatorRecord, NodeRecord};
+use std::time::Duration;
 
 /// What there is to picture.
 pub(crate) enum Scene<'a> {
@@ -59,6 +60,7 @@ fn with(member: &Member, host: &Host, now: Now) -> Picture {
         time: time.0,
         warnings: warnings.iter().map(ToString::to_string).chain(troubles(member, host)).collect(),
         software: SOFTWARE.to_owned(),
+        trouble: host.why_not(),
         ..v1::StatusReply::default()
     };
     reply.this(&node, host, member.listen_port);
@@ -121,6 +123,11 @@ fn coordinator(record: &CoordinatorRecord, session: Option<&SessionStatus>) -> v
     }
 }
 
+/// A latency as people read it, to the microsecond.
+pub(crate) fn millis(latency: Duration) -> f64 {
+    latency.as_micros() as f64 / 1_000.0
+}
+
 fn peer(peer: &PeerStatus) -> v1::PeerStatus {
     v1::PeerStatus {
         id: peer.node.id.to_string(),
@@ -131,9 +138,20 @@ fn peer(peer: &PeerStatus) -> v1::PeerStatus {
         path: peer.path.as_str().to_owned(),
         online: peer.online,
         last_handshake: peer.last_handshake.map(|time| time.0),
-        latency_ms: peer.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
+        latency_ms: peer.latency.map(millis),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         expires_at: peer.node.expires_at.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_has_no_more_digits_than_are_known() {
+        assert_eq!(millis(Duration::from_micros(5_701)).to_string(), "5.701");
+        assert_eq!(millis(Duration::from_nanos(1_234_567)).to_string(), "1.234");
     }
 }

@@ -10,7 +10,7 @@ use mesh_node::failure::Failure;
 use mesh_node::link::HostRoute;
 use mesh_node::options::Options;
 use mesh_node::run::run_on;
-use mesh_node_core::journal::{Intent, Record, encode};
+use mesh_node_core::journal::{Cache, Intent, Record, encode};
 use mesh_proto::local;
 use mesh_proto::v1::local_client::LocalClient;
 use mesh_proto::v1::{
@@ -197,7 +197,7 @@ async fn a_refused_join_says_why_and_leaves_nothing_on_the_host() {
     for (mood, token, code, words) in [
         (Mood::TokenExpired, &stage.token, Code::FailedPrecondition, "the join token expired"),
         (Mood::Willing, &elsewhere, Code::FailedPrecondition, "pins another CA"),
-        (Mood::Willing, &coordinators, Code::InvalidArgument, "makes a coordinator"),
+        (Mood::Willing, &coordinators, Code::FailedPrecondition, "makes a coordinator"),
         (Mood::Willing, &silent, Code::Unavailable, "127.0.0.1:1: connection refused"),
     ] {
         stage.set_mood(mood);
@@ -335,7 +335,7 @@ async fn an_interface_that_does_not_go_is_no_success_and_is_tried_for_again() {
     ground.cling(false);
     daemon.client.leave(LocalLeaveRequest { force: false }).await.unwrap();
     assert!(ground.device().unwrap().is_removed());
-    assert!(kept("membership").is_none() && kept("wireguard.key") != key);
+    assert!(key.is_some() && kept("membership").is_none() && kept("wireguard.key").is_none());
     daemon.stop().await;
 }
 
@@ -408,6 +408,66 @@ async fn a_removed_node_takes_its_interface_down_and_stays_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn up_of_a_removed_node_says_what_the_coordinators_say() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.remove_node().await;
+    daemon.wait_for(|status| status.phase == "left").await;
+    let error = daemon.client.up(UpRequest {}).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("was removed") && ground.device().unwrap().is_removed(), "{error}");
+    assert_eq!(daemon.status().await.phase, "left");
+
+    stage.allow_node();
+    stage.be_silent(true);
+    let mut client = daemon.client.clone();
+    let up = tokio::spawn(async move { client.up(UpRequest {}).await });
+    daemon.wait_for(|status| status.phase == "up").await;
+    assert!(!up.is_finished(), "nobody has said yet that it is welcome");
+    stage.be_silent(false);
+    timeout(PATIENCE, up).await.unwrap().unwrap().unwrap();
+    daemon.stop().await;
+
+    // With nobody to ask, what stands is up.
+    stage.remove_node().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.wait_for(|status| status.phase == "left").await;
+    stage.close().await;
+    daemon.client.up(UpRequest {}).await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_puts_right_what_somebody_did_to_the_interface() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    let link = ground.link();
+    ground.strip();
+    daemon.client.up(UpRequest {}).await.unwrap();
+    assert_eq!(ground.link(), link);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_another_program_has_is_no_success() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    ground.take_port(true);
+    let mut daemon = start(home.path(), &ground, &["--listen-port", "7777"]).await;
+    let error = daemon.join(&stage.token).await.unwrap_err();
+    assert!(error.message().contains("UDP port 7777 is taken"), "{error}");
+    assert!(daemon.status().await.trouble.is_some_and(|trouble| trouble.contains("7777")));
+    let error = daemon.client.up(UpRequest {}).await.unwrap_err();
+    assert!(error.message().contains("7777"), "{error}");
+    ground.take_port(false);
+    daemon.wait_for(|status| status.trouble.is_none()).await;
+    daemon.client.up(UpRequest {}).await.unwrap();
+    assert!(daemon.join(&stage.token).await.unwrap().already);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leaving_tells_the_mesh_and_forgets_keys_and_all() {
     let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
     let mut daemon = start(home.path(), &ground, &[]).await;
@@ -416,6 +476,11 @@ async fn leaving_tells_the_mesh_and_forgets_keys_and_all() {
     assert!(stage.has_left());
     assert!(ground.device().unwrap().is_removed());
     assert_eq!(daemon.status().await.phase, "new");
+    let key = |name: &str| home.path().join("state").join(name).exists();
+    assert!(!key("wireguard.key") && !key("identity.key"), "the next are made when they are needed");
+    daemon.stop().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    assert!(!key("wireguard.key") && !key("identity.key"), "nor does a start need any");
     daemon.join(&stage.token).await.unwrap();
     let keys = stage.joined_keys();
     assert_ne!(keys[0], keys[1], "the keys of a membership that was given up are barred");
@@ -468,6 +533,86 @@ async fn a_token_that_leads_nowhere_gives_way_to_one_from_a_person() {
     assert_eq!(daemon.join(&stage.token).await.unwrap().name, "alpha");
     assert_eq!(daemon.status().await.phase, "up");
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_file_that_appears_once_a_person_has_joined_is_left_alone() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let file = home.path().join("token");
+    let mut daemon = start(home.path(), &ground, &["--join-token-file", file.to_str().unwrap()]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.set_mood(Mood::TokenExpired);
+    std::fs::write(&file, stage.token.to_string()).unwrap();
+    // Several times as long as from one look for the file to the next.
+    for _ in 0..20 {
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(daemon.status().await.phase, "up");
+    }
+    assert_eq!(stage.joined_keys().len(), 1);
+    assert!(!ground.device().unwrap().is_removed());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_learns_from_a_new_token_where_its_coordinators_have_gone() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.join(&stage.token).await.unwrap();
+    stage.close().await;
+    let restored = stage.elsewhere().await;
+    daemon.wait_for(|status| status.session.is_none()).await;
+    let forged = JoinToken { authority: Fingerprint::of(b"another CA"), ..restored.token.clone() };
+    assert!(daemon.join(&forged).await.unwrap().already);
+    let named = |home: &TempDir| std::fs::read(home.path().join("state/membership")).unwrap();
+    let before = named(&home);
+    assert!(daemon.join(&restored.token).await.unwrap().already);
+    assert_ne!(named(&home), before, "only now is there something to keep");
+    daemon.wait_for(|status| status.session.is_some()).await;
+    daemon.stop().await;
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    daemon.wait_for(|status| status.session.is_some()).await;
+    assert_eq!(stage.joined_keys().len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joined_after_the_backup_is_told_so_and_joins_again_with_a_token() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    let first = daemon.join(&stage.token).await.unwrap();
+    stage.forget_node();
+    let said = |status: &StatusReply| status.warnings.iter().any(|warning| warning.contains("meshctl join TOKEN"));
+    daemon.wait_for(said).await;
+
+    stage.set_mood(Mood::TokenExpired);
+    let error = daemon.join(&stage.token).await.unwrap_err();
+    assert!(error.message().contains("expired"), "{error}");
+    let status = daemon.wait_for(said).await;
+    assert_eq!((status.phase.as_str(), status.self_.unwrap().id), ("up", first.id.clone()));
+    assert!(!ground.device().unwrap().is_removed());
+
+    stage.set_mood(Mood::Willing);
+    let second = daemon.join(&stage.token).await.unwrap();
+    assert!(!second.already && second.id != first.id);
+    daemon.wait_for(|status| status.session.is_some() && status.warnings.is_empty()).await;
+    assert_eq!(ground.device().unwrap().device().peers.len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_is_kept_when_the_daemon_stops() {
+    let (home, ground, stage) = (home(), Pretence::default(), Stage::open().await);
+    let mut daemon = start(home.path(), &ground, &[]).await;
+    let node = daemon.join(&stage.token).await.unwrap().id;
+    let kept = || {
+        let journal = std::fs::read(home.path().join("state/journal")).unwrap();
+        let (cache, _) = Cache::replay(&journal, stage::MESH, node.parse().unwrap()).unwrap();
+        cache.clock.unwrap().highest
+    };
+    let before = kept();
+    daemon.wait_for(|status| status.time > before.0).await;
+    daemon.stop().await;
+    assert!(kept() > before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,9 +72,9 @@ fn two_nodes_that_move_at_once_find_each_other_in_less_than_a_second() {
         world.roam(*node);
     }
     world.run(1_000);
-    let peer = world.machines[nodes[1]].record.id;
+    let (peer, addresses) = (world.machines[nodes[1]].record.id, world.machines[nodes[1]].record.addresses);
     world.with_node(nodes[0], |node, now| {
-        node.handle_ping(peer, now).expect("a peer");
+        node.handle_ping(peer, addresses.v4.into(), now).expect("a peer");
     });
     world.run(100);
     assert_eq!(world.machines[nodes[0]].pongs.get(&peer), Some(&true));

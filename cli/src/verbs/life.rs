@@ -67,6 +67,12 @@ pub(super) async fn leave(context: &Context, leave: &Leave) -> Result<Exit, Fail
         )),
         None => {}
     }
+    if reach::coordinator(&context.paths).await.is_ok() {
+        context.note(
+            "The coordinator on this host goes on: `meshctl coordinator remove` takes it out of the mesh where there are \
+             others.",
+        );
+    }
     Ok(Exit::Done)
 }
 

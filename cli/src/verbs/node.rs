@@ -127,8 +127,6 @@ async fn remove(context: &Context, node: String) -> Result<Exit, Failure> {
 async fn allow(context: &Context, node: String) -> Result<Exit, Failure> {
     let request = AllowNodeRequest { request_id: request_id()?, node: node.clone() };
     ask(reach::ANSWER, reach::coordinator(&context.paths).await?.allow_node(request)).await?;
-    context.note(format_args!(
-        "{node} is a member again once `meshctl up` has run on it; it may also join with a new token."
-    ));
+    context.note(format_args!("{node} may come back: `meshctl up` there, or `meshctl join` with a new token."));
     Ok(Exit::Done)
 }

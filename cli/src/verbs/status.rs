@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::reach::{self, ask};
 use mesh_proto::v1::{CoordinatorStatus, PeerStatus, SelfStatus, StatusReply, StatusRequest};
-use mesh_types::MeshTime;
+use mesh_types::{MeshDuration, MeshTime};
 use serde::Serialize;
 
 /// What `meshctl status --json` prints. Times are RFC 3339.
@@ -15,7 +15,7 @@ struct Status {
     /// Null before the node has joined.
     #[serde(rename = "self")]
     own: Option<Own>,
-    mesh: String,
+    mesh: Option<String>,
     revision: u64,
     /// Whether the coordinator in session has contact to a leader.
     fresh: bool,
@@ -32,9 +32,9 @@ struct Own {
     name: String,
     addresses: Vec<String>,
     public_key: String,
-    backend: String,
+    backend: Option<String>,
     interface: String,
-    listen_port: u32,
+    listen_port: Option<u32>,
     expires_at: Option<String>,
 }
 
@@ -69,13 +69,26 @@ struct Peer {
 pub(super) async fn run(context: &Context, check: bool) -> Result<Exit, Failure> {
     let reply = ask(reach::ANSWER, reach::node(&context.paths).await?.status(StatusRequest {})).await?;
     let now = MeshTime(reply.time);
+    let well = is_well(&reply);
     let status = Status::from(reply);
     if context.json() {
         output::json(&status);
     } else {
         print(&status, now);
     }
-    Ok(if check && status.phase != "up" { Exit::Failed } else { Exit::Done })
+    Ok(if check && !well { Exit::Failed } else { Exit::Done })
+}
+
+/// Whether other nodes can reach this one, as far as it is up to this host: not while a lease that has ended keeps it out,
+/// or interface or device are not as they should be.
+fn is_well(reply: &StatusReply) -> bool {
+    let alive = reply.self_.as_ref().and_then(|own| own.expires_at).is_some_and(|at| at > reply.time);
+    reply.phase == "up" && alive && reply.trouble.is_none()
+}
+
+/// What is unknown comes empty.
+fn known(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 impl From<StatusReply> for Status {
@@ -84,7 +97,7 @@ impl From<StatusReply> for Status {
         Self {
             phase: reply.phase,
             own: reply.self_.map(Own::from),
-            mesh: reply.mesh,
+            mesh: known(reply.mesh),
             revision: reply.revision,
             fresh: reply.fresh,
             time: (reply.time != 0).then(|| MeshTime(reply.time).to_string()),
@@ -103,9 +116,9 @@ impl From<SelfStatus> for Own {
             name: own.name,
             addresses: own.addresses,
             public_key: own.public_key,
-            backend: own.backend,
+            backend: known(own.backend),
             interface: own.interface,
-            listen_port: own.listen_port,
+            listen_port: Some(own.listen_port).filter(|port| *port != 0),
             expires_at: own.expires_at.map(|time| MeshTime(time).to_string()),
         }
     }
@@ -150,7 +163,7 @@ fn print(status: &Status, now: MeshTime) {
         return warn(status);
     };
     output::line(format_args!("{}  {}", first_line(own), output::verdict(&status.phase, status.phase == "up")));
-    output::line(second_line(status, own));
+    output::line(second_line(status, own, now));
     output::line("");
     print_coordinators(&status.coordinators);
     output::line("");
@@ -158,20 +171,26 @@ fn print(status: &Status, now: MeshTime) {
     warn(status);
 }
 
-/// Who and where this node is. Nothing runs the tunnels while the interface is down.
+/// Who and where this node is. Nothing runs the tunnels while the interface is down, and who was removed has no port.
 fn first_line(own: &Own) -> String {
-    let engine = if own.backend.is_empty() { String::new() } else { format!("{}, ", own.backend) };
-    format!("{}  {}  {} ({engine}UDP {})", own.name, own.addresses.join(", "), own.interface, own.listen_port)
+    let port = own.listen_port.map(|port| format!("UDP {port}"));
+    let how: Vec<String> = own.backend.iter().cloned().chain(port).collect();
+    let how = if how.is_empty() { String::new() } else { format!(" ({})", how.join(", ")) };
+    format!("{}  {}  {}{how}", own.name, own.addresses.join(", "), own.interface)
 }
 
 /// What it holds of the mesh, and whether that is the latest; while the interface is down there is no session on purpose.
-fn second_line(status: &Status, own: &Own) -> String {
+fn second_line(status: &Status, own: &Own, now: MeshTime) -> String {
     let stale = match (status.phase.as_str(), status.fresh) {
         ("up", false) => ", not fresh: no session with a coordinator that has a leader",
         _ => "",
     };
-    let expiry = own.expires_at.as_deref().map(|time| format!(", key valid until {time}")).unwrap_or_default();
-    format!("mesh {}, revision {}{expiry}{stale}", status.mesh, status.revision)
+    let expiry = own.expires_at.as_deref().map(|time| match left(time, now) {
+        Some(left) => format!(", key valid until {time}, {left} from now"),
+        None => format!(", key expired at {time}, {}", ago(time, now)),
+    });
+    let mesh = status.mesh.as_deref().unwrap_or("unknown");
+    format!("mesh {mesh}, revision {}{}{stale}", status.revision, expiry.unwrap_or_default())
 }
 
 fn print_coordinators(coordinators: &[Coordinator]) {
@@ -190,7 +209,7 @@ fn print_coordinators(coordinators: &[Coordinator]) {
 
 fn print_peers(peers: &[Peer], now: MeshTime) {
     let mut table =
-        output::table(["PEER", "ADDRESS", "ONLINE", "PATH", "ENDPOINT", "LATENCY", "HANDSHAKE", "RX", "TX"]);
+        output::table(["PEER", "ADDRESS", "ONLINE", "PATH", "ENDPOINT", "LATENCY", "HANDSHAKE", "RX", "TX", "EXPIRES"]);
     for peer in peers {
         let handshake = peer.last_handshake.as_deref().map(|time| ago(time, now)).unwrap_or_else(|| "never".to_owned());
         table.add_row([
@@ -203,6 +222,7 @@ fn print_peers(peers: &[Peer], now: MeshTime) {
             handshake,
             size(peer.rx_bytes),
             size(peer.tx_bytes),
+            left(&peer.expires_at, now).map_or_else(|| "expired".to_owned(), |left| format!("in {left}")),
         ]);
     }
     output::print(&table);
@@ -219,13 +239,30 @@ fn yes(is: bool) -> &'static str {
 }
 
 fn ago(time: &str, now: MeshTime) -> String {
-    match humantime::parse_rfc3339(time) {
-        Ok(then) => {
-            let secs = now.since(MeshTime::from_system(then)).0 / 1000;
-            format!("{} ago", humantime::format_duration(std::time::Duration::from_secs(secs)))
-        }
-        Err(_) => time.to_owned(),
-    }
+    parse(time).map_or_else(|| time.to_owned(), |then| format!("{} ago", span(now.since(then))))
+}
+
+/// The time left until `time`; none once it has come.
+fn left(time: &str, now: MeshTime) -> Option<String> {
+    parse(time).filter(|then| *then > now).map(|then| span(now.until(then)))
+}
+
+fn parse(time: &str) -> Option<MeshTime> {
+    humantime::parse_rfc3339(time).ok().map(MeshTime::from_system)
+}
+
+/// A span in its two largest units: nobody plans a month by the second.
+fn span(span: MeshDuration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let secs = span.0 / 1_000;
+    let first = UNITS.iter().position(|(unit, _)| secs >= *unit).unwrap_or(UNITS.len() - 1);
+    let part = |index: usize| {
+        let (unit, letter) = UNITS[index];
+        let count = if index == first { secs / unit } else { secs % UNITS[index - 1].0 / unit };
+        format!("{count}{letter}")
+    };
+    let parts: Vec<String> = (first..UNITS.len().min(first + 2)).map(part).collect();
+    parts.join(" ")
 }
 
 fn size(bytes: u64) -> String {
@@ -280,7 +317,37 @@ mod tests {
     #[test]
     fn before_joining_self_is_null() {
         let json = serde_json::to_value(Status::from(StatusReply::default())).unwrap();
-        assert!(json["self"].is_null() && json["time"].is_null());
+        assert!(json["self"].is_null() && json["time"].is_null() && json["mesh"].is_null());
+    }
+
+    #[test]
+    fn what_a_removed_node_does_not_have_is_null_and_not_shown() {
+        let own = SelfStatus { name: "n".into(), interface: "mesh0".into(), ..SelfStatus::default() };
+        let status = Status::from(StatusReply { phase: "left".into(), self_: Some(own), ..StatusReply::default() });
+        assert!(first_line(status.own.as_ref().unwrap()).ends_with("mesh0"));
+        let json = serde_json::to_value(status).unwrap();
+        assert!(json["self"]["backend"].is_null() && json["self"]["listen_port"].is_null());
+    }
+
+    #[test]
+    fn a_check_is_passed_by_a_member_with_a_live_lease_and_an_interface_that_stands() {
+        let own = |expires_at| Some(SelfStatus { expires_at, ..SelfStatus::default() });
+        let well = StatusReply { phase: "up".into(), time: 1_000, self_: own(Some(1_001)), ..StatusReply::default() };
+        assert!(is_well(&well));
+        assert!(!is_well(&StatusReply { phase: "down".into(), ..well.clone() }));
+        assert!(!is_well(&StatusReply { self_: own(Some(1_000)), ..well.clone() }));
+        assert!(!is_well(&StatusReply { trouble: Some("its port is taken".into()), ..well }));
+    }
+
+    #[test]
+    fn the_time_that_a_key_has_left_is_shown() {
+        let own = SelfStatus { expires_at: Some(90_061_000), ..SelfStatus::default() };
+        let status = Status::from(StatusReply { phase: "up".into(), fresh: true, self_: Some(own), ..reply() });
+        let line = |secs: u64| second_line(&status, status.own.as_ref().unwrap(), MeshTime(secs * 1_000));
+        assert!(line(0).ends_with("1970-01-02T01:01:01Z, 1d 1h from now"), "{}", line(0));
+        assert!(line(90_000).ends_with("1m 1s from now"), "{}", line(90_000));
+        assert!(line(90_061).ends_with("key expired at 1970-01-02T01:01:01Z, 0s ago"), "{}", line(90_061));
+        assert!(line(93_721).ends_with("1h 1m ago"), "{}", line(93_721));
     }
 
     #[test]
@@ -289,7 +356,7 @@ mod tests {
             let own = SelfStatus { name: "n".into(), backend: backend.into(), listen_port: 7, ..SelfStatus::default() };
             let status = Status::from(StatusReply { phase: phase.into(), self_: Some(own), ..reply() });
             let own = status.own.as_ref().unwrap();
-            (first_line(own), second_line(&status, own))
+            (first_line(own), second_line(&status, own, MeshTime(0)))
         };
         let (first, second) = lines("down", "");
         assert!(first.ends_with("(UDP 7)") && !second.contains("not fresh"), "{first}\n{second}");

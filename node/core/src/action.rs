@@ -98,7 +98,7 @@ pub enum Warning {
     ExpiresSoon(MeshTime),
     /// The lease of this node's key has ended: no peer talks to it.
     Expired(MeshTime),
-    /// The host's clock is behind: see [`Trust::Behind`](crate::clock::Trust::Behind).
+    /// Mesh time may be behind: see [`Trust::Behind`](crate::clock::Trust::Behind).
     ClockBehind,
     /// The coordinator of the session has no contact to a leader.
     Stale,
@@ -106,6 +106,8 @@ pub enum Warning {
     DuplicateIdentity,
     /// This node was removed from the mesh.
     Removed,
+    /// A coordinator does not know this node.
+    Forgotten,
 }
 
 impl fmt::Display for Warning {
@@ -122,8 +124,8 @@ impl fmt::Display for Warning {
                  coordinator with a quorum is reached"
             ),
             Self::ClockBehind => f.write_str(
-                "the host's clock is behind the last known mesh time: until a coordinator is reached, keys may live \
-                 longer by the time that this host was off; set the clock",
+                "the host's clock does not agree with the last known mesh time: until a coordinator is reached, keys may \
+                 live longer by the time that this host was off; check the clock",
             ),
             Self::Stale => f.write_str(
                 "the coordinator of the session has no contact to a leader: changes of membership are not seen",
@@ -135,6 +137,10 @@ impl fmt::Display for Warning {
             Self::Removed => f.write_str(
                 "this node was removed from the mesh: `meshctl node allow` on a coordinator lets it back in, \
                  `meshctl leave` forgets the mesh here",
+            ),
+            Self::Forgotten => f.write_str(
+                "a coordinator does not know this node, as after a restore of the registry from before it joined: join \
+                 again with a new token, `meshctl join TOKEN`; or that coordinator is one that was left behind",
             ),
         }
     }

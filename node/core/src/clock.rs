@@ -1,10 +1,11 @@
 //! Mesh time on a node: heard from the coordinators, carried on by the time since boot, remembered over restarts.
 //!
 //! The wall clock of the host is believed only until the first word of a fresh coordinator, and even then only
-//! forwards: a host without a battery starts in 1970. Nothing here reads a clock, the shell does that.
+//! forwards: a host without a battery starts in 1970. What was found out about it is remembered, but somebody may have
+//! set it right since. Nothing here reads a clock, the shell does that.
 
-use mesh_types::MeshTime;
 use mesh_types::session::Tick;
+use mesh_types::{MeshDuration, MeshTime};
 use serde::{Deserialize, Serialize};
 use std::ops::Add;
 use std::time::Duration;
@@ -73,7 +74,8 @@ pub enum Trust {
     Heard,
     /// Taken from the host's clock, which does not contradict what was stored.
     Assumed,
-    /// The host's clock is behind what was stored: deadlines may pass late by the time that the host was off.
+    /// The host's clock is behind what was stored, or it may have been set since or not: mesh time may be behind, and
+    /// deadlines pass late by up to the time that the host was off.
     Behind,
 }
 
@@ -88,9 +90,18 @@ pub struct Clock {
 
 /// A tick that is this much behind what we believe was held up on its way; more is a correction by the authority.
 const DELAY: Duration = Duration::from_secs(10);
+/// Clocks run apart by as much and nobody sets them for it; an offset that is larger, or changes by more, is no drift.
+const DRIFT: MeshDuration = MeshDuration::from_secs(60);
+
+impl StoredClock {
+    /// Whether the host's clock was set between the two.
+    pub fn was_set_before(&self, later: &Self) -> bool {
+        self.offset.abs_diff(later.offset) > DRIFT.0
+    }
+}
 
 impl Clock {
-    /// Starts from what is stored: the later of the highest mesh time seen and the wall clock corrected by its offset.
+    /// Starts from what is stored: the highest mesh time seen, and how far the wall clock was off then.
     pub fn restore(stored: Option<StoredClock>, now: Now) -> Self {
         let offset = stored.map_or(0, |s| s.offset);
         let highest = stored.map_or(MeshTime(0), |s| s.highest);
@@ -108,21 +119,20 @@ impl Clock {
             self.anchor = (now.boot, tick.time);
         }
         self.heard = true;
-        self.offset = self.carried(now.boot).0.wrapping_sub(now.wall.0).cast_signed();
     }
 
     /// Mesh time at `now`.
     pub fn now(&self, now: Now) -> MeshTime {
         let carried = self.carried(now.boot);
-        if self.heard { carried } else { carried.max(self.corrected(now.wall)) }
+        if self.heard { carried } else { self.supposed(now).min().unwrap_or(carried) }
     }
 
     /// How far to rely on it.
     pub fn trust(&self, now: Now) -> Trust {
-        match self.heard {
-            true => Trust::Heard,
-            false if self.corrected(now.wall) >= self.carried(now.boot) => Trust::Assumed,
-            false => Trust::Behind,
+        match self.supposed(now).count() {
+            _ if self.heard => Trust::Heard,
+            1 => Trust::Assumed,
+            _ => Trust::Behind,
         }
     }
 
@@ -133,7 +143,8 @@ impl Clock {
 
     /// What to store, if a coordinator has vouched for the time.
     pub fn to_store(&self, now: Now) -> Option<StoredClock> {
-        self.heard.then(|| StoredClock { highest: self.carried(now.boot), offset: self.offset })
+        let highest = self.carried(now.boot);
+        self.heard.then(|| StoredClock { highest, offset: highest.0.wrapping_sub(now.wall.0).cast_signed() })
     }
 
     fn carried(&self, boot: BootTime) -> MeshTime {
@@ -141,8 +152,16 @@ impl Clock {
         MeshTime(time.0.saturating_add(u64::try_from(boot.since(at).as_millis()).unwrap_or(u64::MAX)))
     }
 
-    fn corrected(&self, wall: MeshTime) -> MeshTime {
-        MeshTime(wall.0.saturating_add_signed(self.offset))
+    /// What mesh time may be by the wall clock: with the offset that was stored, or as it is, if that offset is no
+    /// drift and somebody may have set the clock right meanwhile. Memory rules out what lies before it.
+    ///
+    /// Of two the earlier is taken. If that is the wrong one, peers live longer by at most the time that the host was
+    /// off; the later, if wrong, distrusts the certificates of all who could correct it.
+    fn supposed(&self, now: Now) -> impl Iterator<Item = MeshTime> + use<> {
+        let carried = self.carried(now.boot);
+        let corrected = MeshTime(now.wall.0.saturating_add_signed(self.offset));
+        let as_it_is = (self.offset.unsigned_abs() > DRIFT.0).then_some(now.wall);
+        [Some(corrected), as_it_is].into_iter().flatten().filter(move |&time| time >= carried)
     }
 }
 
@@ -179,12 +198,27 @@ mod tests {
     }
 
     #[test]
-    fn after_a_boot_the_later_of_memory_and_corrected_clock_counts() {
-        let stored = Some(StoredClock { highest: MeshTime(TODAY), offset: 500 });
-        for (wall, expected, trust) in [(TODAY + DAY, TODAY + DAY + 500, Trust::Assumed), (0, TODAY, Trust::Behind)] {
-            let clock = Clock::restore(stored, now(7, wall));
-            assert_eq!((clock.now(now(7, wall)), clock.trust(now(7, wall))), (MeshTime(expected), trust));
+    fn after_a_boot_the_earliest_that_memory_allows_of_the_clock_as_it_is_and_as_it_was_corrected_counts() {
+        let hour = DAY.cast_signed() / 24;
+        let (ago, ahead) = (TODAY.cast_signed(), DAY.cast_signed());
+        for (offset, wall, expected, trust) in [
+            (500, TODAY + DAY, TODAY + DAY + 500, Trust::Assumed),
+            (500, 0, TODAY, Trust::Behind),
+            // As wrong as it was.
+            (ago, 7_000, TODAY + 7_000, Trust::Assumed),
+            (-ahead, TODAY + DAY + 7_000, TODAY + 7_000, Trust::Behind),
+            // Set right since.
+            (ago, TODAY + 7_000, TODAY + 7_000, Trust::Behind),
+            (-ahead, TODAY + 7_000, TODAY + 7_000, Trust::Assumed),
+            // Off for longer than it is wrong: one or the other.
+            (hour, TODAY + DAY, TODAY + DAY, Trust::Behind),
+            (-hour, TODAY + DAY, TODAY + DAY - DAY / 24, Trust::Behind),
+        ] {
+            let clock = Clock::restore(Some(StoredClock { highest: MeshTime(TODAY), offset }), now(7, wall));
+            let found = (clock.now(now(7, wall)), clock.trust(now(7, wall)));
+            assert_eq!(found, (MeshTime(expected), trust), "{offset} {wall}");
         }
+        let stored = Some(StoredClock { highest: MeshTime(TODAY), offset: 500 });
         let behind = Clock::restore(stored, now(0, 0));
         assert_eq!(behind.now(now(60_000, 60_000)), MeshTime(TODAY + 60_000), "it goes on all the same");
         assert_eq!(behind.trust(now(60_000, TODAY + DAY)), Trust::Assumed, "the clock was set meanwhile");
@@ -197,6 +231,18 @@ mod tests {
         let stored = clock.to_store(now(10_000, TODAY + 8_766));
         let again = Clock::restore(stored, now(3, TODAY + 100_000));
         assert_eq!(again.now(now(3, TODAY + 100_000)), MeshTime(TODAY + 101_234));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_while_mesh_time_is_known_is_no_more_corrected_after_a_restart() {
+        let mut clock = Clock::restore(None, now(0, 0));
+        clock.hear(&tick(TODAY, true), now(0, 0));
+        let before = clock.to_store(now(1_000, 1_000)).unwrap();
+        let after = clock.to_store(now(2_000, TODAY + 2_000)).unwrap();
+        assert!(before.was_set_before(&after) && !after.was_set_before(&after));
+        let again = Clock::restore(Some(after), now(0, TODAY + DAY));
+        let present = now(0, TODAY + DAY);
+        assert_eq!((again.now(present), again.trust(present)), (MeshTime(TODAY + DAY), Trust::Assumed));
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Daemon {
         if std::mem::replace(&mut member.renewing_certificate, true) {
             return;
         }
-        let (asker, keys) = (member.asker(), self.keys.clone());
+        let (asker, keys) = (member.asker(), member.keys.clone());
         let (mesh, record) = (member.membership.mesh(), member.membership.record.clone());
         self.tasks.spawn(async move {
             let renewed = asker.renew_certificate(keys, mesh, record).await;

@@ -14,15 +14,17 @@ use mesh_proto::certificate::read_certificate;
 use mesh_proto::dial::Dialer;
 use mesh_proto::tls::{Credentials, CredentialsError, Trust};
 use mesh_proto::v1;
+use mesh_types::limits::MAX_NAMED_PLACES;
 use mesh_types::netmap::Certificate;
 use mesh_types::session::Hello;
-use mesh_types::{CoordinatorId, MeshConfig};
+use mesh_types::{CoordinatorId, Fingerprint, JoinToken, MeshConfig};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 
 /// What this binary calls itself.
 pub(crate) const SOFTWARE: &str = concat!("meshd/", env!("CARGO_PKG_VERSION"));
@@ -34,7 +36,10 @@ pub enum MemberError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The certificate is not what it was.
-    #[error("the certificate kept in the state directory does not serve: {0}; leave with --force and join again")]
+    #[error(
+        "the certificate kept in the state directory does not serve: {0}; restore it from a backup, or remove \
+         the state directory and join again as a new node (`meshctl node remove` on a coordinator's host ends the old one)"
+    )]
     Credentials(#[from] CredentialsError),
 }
 
@@ -61,7 +66,7 @@ pub(crate) struct Member {
     pub(crate) renewing_certificate: bool,
     pub(crate) listen_port: u16,
     pub(crate) dialer: Dialer,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     trust: Trust,
     credentials: Credentials,
     mesh_time: SharedMeshTime,
@@ -109,6 +114,31 @@ impl Member {
             places,
             hello,
         })
+    }
+
+    /// Whether `token` is of the same mesh.
+    pub(crate) fn is_of(&self, token: &JoinToken) -> bool {
+        self.membership.mesh() == token.mesh
+    }
+
+    /// Learns where coordinators are from a newer token under a CA in trust, as after a restore on other hosts; whether
+    /// that is news.
+    pub(crate) fn learn_places(&mut self, token: &JoinToken) -> bool {
+        if !self.trust.authorities().iter().any(|authority| Fingerprint::of(&authority.0) == token.authority) {
+            warn!("a join token of this mesh pins a CA that is not in trust: its addresses are not taken");
+            return false;
+        }
+        let mut named = token.addresses.clone();
+        named.extend(self.membership.named.iter().filter(|known| !token.addresses.contains(known)).cloned());
+        named.truncate(MAX_NAMED_PLACES);
+        let news = self.membership.named != named;
+        self.membership.named = named;
+        news
+    }
+
+    /// Whether a coordinator has spoken to this node, or none could be reached.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.node.has_session() || self.unreachable.is_some()
     }
 
     /// A session as long as the interface is wanted, and none while it is not.

@@ -14,13 +14,13 @@ use crate::clock;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::join::{Join, JoinError, join};
-use crate::link::{LinkError, Monitor, Underlay};
+use crate::link::{Change, LinkError, Monitor, Underlay};
 use crate::local::{Answer, Request};
 use crate::options::Options;
 use crate::probe::Datagram;
 use crate::refusal::Refusal;
 use crate::session::{News, Session};
-use crate::state::{Keys, Membership, Standing, StateDir};
+use crate::state::{Keys, Membership, Standing, StateDir, StateError};
 use crate::token;
 use member::Member;
 use mesh_node_core::{Now, SessionEvent};
@@ -42,6 +42,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 const MONITOR_RETRY: Duration = Duration::from_secs(1);
 /// From being a member to the first netmap: what `meshctl join` waits for, more than a dial and a page take.
 const FIRST_NETMAP: Duration = Duration::from_secs(15);
+/// What `meshctl up` of a removed node waits for: more than a dial and a first word take, less than a person's patience.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Where this host is in its life.
 enum Life {
@@ -67,7 +69,7 @@ struct Joining {
 enum Event {
     Request(Request),
     News(Option<News>),
-    Underlay(Result<Underlay, LinkError>),
+    Links(Result<Change, LinkError>),
     Probe(Datagram),
     Done(Result<Outcome, TaskError>),
     Wake,
@@ -90,6 +92,7 @@ enum Step {
     Forget { told: bool },
     TakeDown,
     SetMtu(u16),
+    Remake,
 }
 
 /// A caller of join, who waits for interface and netmap.
@@ -100,15 +103,29 @@ struct Joiner {
 
 /// A caller of `up` or `down`, who waits for it to be done.
 enum Intender {
-    Up(Answer<UpReply>),
+    Up {
+        answer: Answer<UpReply>,
+        /// Of a removed node: how long to wait for a coordinator to say whether it is allowed again.
+        until: Option<Instant>,
+    },
     Down(Answer<DownReply>),
+}
+
+impl Intender {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Up { until, .. } => *until,
+            Self::Down(_) => None,
+        }
+    }
 }
 
 /// The daemon.
 pub(crate) struct Daemon {
     options: Options,
     state: StateDir,
-    keys: Arc<Keys>,
+    /// None before the first join, and after leaving.
+    keys: Option<Arc<Keys>>,
     host: Host,
     requests: mpsc::Receiver<Request>,
     life: Life,
@@ -119,6 +136,8 @@ pub(crate) struct Daemon {
     /// When the joiners are told that no session has begun.
     patience: Option<Instant>,
     leaving: Option<(Answer<LocalLeaveReply>, bool)>,
+    /// The task that waits for the token that comes with the start.
+    awaiting: Option<AbortHandle>,
     monitor: Option<Monitor>,
     watch_again: Instant,
     underlay: Vec<IpAddr>,
@@ -132,14 +151,14 @@ impl Daemon {
         options: Options,
         state: StateDir,
         host: Host,
-        keys: Arc<Keys>,
+        keys: Option<Keys>,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, Failure> {
         let monitor = Monitor::start(host.interface(), options.fwmark).await?;
         let mut daemon = Self {
             options,
             state,
-            keys,
+            keys: keys.map(Arc::new),
             host,
             requests,
             life: Life::New,
@@ -149,6 +168,7 @@ impl Daemon {
             intenders: Vec::new(),
             patience: None,
             leaving: None,
+            awaiting: None,
             monitor: Some(monitor),
             watch_again: Instant::now(),
             underlay: Vec::new(),
@@ -177,11 +197,14 @@ impl Daemon {
     }
 
     fn wait_for_token(&mut self) {
-        match (token::from_environment(), self.options.join_token_file.clone()) {
-            (Some(token), _) => drop(self.tasks.spawn(async move { Outcome::Token(token) })),
-            (None, Some(file)) => drop(self.tasks.spawn(async move { Outcome::Token(token::from_file(&file).await) })),
-            (None, None) => info!("not a member yet: waiting for `meshctl join TOKEN`"),
-        }
+        self.awaiting = match (token::from_environment(), self.options.join_token_file.clone()) {
+            (Some(token), _) => Some(self.tasks.spawn(async move { Outcome::Token(token) })),
+            (None, Some(file)) => Some(self.tasks.spawn(async move { Outcome::Token(token::from_file(&file).await) })),
+            (None, None) => {
+                info!("not a member yet: waiting for `meshctl join TOKEN`");
+                None
+            }
+        };
     }
 
     /// Runs until `stop`; then a kernel device is left as it is, and one of this process ends with it.
@@ -195,11 +218,22 @@ impl Daemon {
             }
             let event = tokio::select! {
                 event = self.next() => event,
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    self.stop(clock::now()).await;
+                    return Ok(());
+                }
             };
             self.handle(event, clock::now());
             self.settle().await;
         }
+    }
+
+    /// Keeps what is otherwise kept now and then; all else is on disk already.
+    async fn stop(&mut self, now: Now) {
+        if let Life::Member(member) = &mut self.life {
+            member.node.handle_stop(now);
+        }
+        self.perform().await;
     }
 
     /// A start that cannot make its interface for want of rights ends: a person has to act, not time to pass.
@@ -219,7 +253,7 @@ impl Daemon {
         tokio::select! {
             Some(request) = self.requests.recv() => Event::Request(request),
             news = next_news(session) => Event::News(news),
-            underlay = next_underlay(self.monitor.as_mut()) => Event::Underlay(underlay),
+            change = next_change(self.monitor.as_mut()) => Event::Links(change),
             datagram = self.host.receive() => Event::Probe(datagram),
             Some(done) = self.tasks.join_next() => Event::Done(done),
             () = sleep_until(wake) => Event::Wake,
@@ -235,16 +269,18 @@ impl Daemon {
         };
         let core = core.map(|at| Instant::now() + at.since(clock::since_boot()));
         let watch = self.monitor.is_none().then_some(self.watch_again);
-        [core, self.host.remake_at(), self.patience, watch].into_iter().flatten().fold(latest, Instant::min)
+        let word = self.intenders.iter().filter_map(Intender::until).min();
+        [core, self.host.remake_at(), self.patience, watch, word].into_iter().flatten().fold(latest, Instant::min)
     }
 
     fn handle(&mut self, event: Event, now: Now) {
         match event {
             Event::Request(request) => self.handle_request(request, now),
             Event::News(news) => self.handle_news(news, now),
-            Event::Underlay(Ok(underlay)) => self.take_underlay(&underlay),
-            Event::Underlay(Err(error)) => {
-                warn!(%error, "the underlay is not watched, trying again");
+            Event::Links(Ok(Change::Underlay(underlay))) => self.take_underlay(&underlay),
+            Event::Links(Ok(Change::OwnInterface)) => self.host.look_soon(),
+            Event::Links(Err(error)) => {
+                warn!(%error, "the host's links are not watched, trying again");
                 self.monitor = None;
                 self.watch_again = Instant::now() + MONITOR_RETRY;
             }
@@ -307,11 +343,22 @@ impl Daemon {
         matches!(&self.life, Life::Joining(joining) if joining.by_file == by_file)
     }
 
-    fn begin_join(&mut self, token: JoinToken, name: Option<NodeName>, by_file: bool) {
+    /// The node's keys, made if there are none; whose device is ours goes by them.
+    fn own_keys(&mut self) -> Result<Arc<Keys>, StateError> {
+        if let Some(keys) = &self.keys {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(self.state.keys()?);
+        self.host.set_key(Some(keys.public_key()));
+        self.keys = Some(keys.clone());
+        Ok(keys)
+    }
+
+    fn begin_join(&mut self, keys: Arc<Keys>, token: JoinToken, name: Option<NodeName>, by_file: bool) {
         let id = token.id;
         let wish = name.or_else(|| self.options.name.clone()).unwrap_or_else(own_name);
         let fwmark = (self.options.fwmark != 0).then_some(self.options.fwmark);
-        let asked = Join { token, name: wish, keys: self.keys.clone(), ground: self.host.ground(), fwmark };
+        let asked = Join { token, name: wish, keys, ground: self.host.ground(), fwmark };
         let task = self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
             Outcome::Joined { result: result.map(Box::new), by_file }
@@ -333,9 +380,9 @@ async fn next_news(session: Option<&mut Session>) -> Option<News> {
     }
 }
 
-async fn next_underlay(monitor: Option<&mut Monitor>) -> Result<Underlay, LinkError> {
+async fn next_change(monitor: Option<&mut Monitor>) -> Result<Change, LinkError> {
     match monitor {
-        Some(monitor) => monitor.changed().await.cloned(),
+        Some(monitor) => monitor.changed().await,
         None => pending().await,
     }
 }

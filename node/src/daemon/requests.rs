@@ -1,6 +1,6 @@
 //! What local callers ask for.
 
-use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, Outcome, Step};
+use super::{Daemon, FIRST_NETMAP, FIRST_WORD, Intender, Joiner, Life, Outcome, Step};
 use crate::ask::AskError;
 use crate::local::{Answer, Ping, Request};
 use crate::refusal::Refusal;
@@ -28,10 +28,13 @@ impl Daemon {
                 Ok(()) => self.intenders.push(Intender::Down(answer)),
                 Err(refusal) => drop(answer.send(Err(refusal))),
             },
-            Request::Up(answer) => match self.intend(Intent::Up, now) {
-                Ok(()) => self.intenders.push(Intender::Up(answer)),
-                Err(refusal) => drop(answer.send(Err(refusal))),
-            },
+            Request::Up(answer) => {
+                let until = matches!(self.life, Life::Removed(_)).then(|| Instant::now() + FIRST_WORD);
+                match self.intend(Intent::Up, now) {
+                    Ok(()) => self.intenders.push(Intender::Up { answer, until }),
+                    Err(refusal) => drop(answer.send(Err(refusal))),
+                }
+            }
             Request::Leave { force, answer } => self.handle_leave(force, answer),
         }
     }
@@ -48,9 +51,19 @@ impl Daemon {
             Life::Joining(_) => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) if self.leaving.is_some() => return drop(answer.send(Err(Refusal::Busy))),
             Life::New | Life::Removed(_) => self.steps.push(Step::BeginJoin { token, name, by_file: false }),
-            Life::Member(member) if member.membership.mesh() == token.mesh => {
+            // The registry was restored to before this node joined: only a new identity leads back in.
+            Life::Member(member) if member.is_of(&token) && member.node.is_forgotten() => {
+                self.steps.push(Step::BeginJoin { token, name, by_file: false });
+            }
+            Life::Member(member) if member.is_of(&token) => {
+                if member.learn_places(&token)
+                    && let Err(error) = self.state.save_membership(&member.membership)
+                {
+                    return drop(answer.send(Err(Refusal::State(error))));
+                }
                 already = true;
                 member.node.handle_intent(Intent::Up, now);
+                self.steps.push(Step::Remake);
                 self.patience.get_or_insert(Instant::now() + FIRST_NETMAP);
             }
             Life::Member(member) => {
@@ -72,13 +85,14 @@ impl Daemon {
         if member.pings.len() >= MAX_PINGS {
             return Err(Refusal::Ping(PingError::TooMany));
         }
-        let token = member.node.handle_ping(id, now)?;
+        let asked = peer.parse().ok().filter(|asked| addresses.iter().any(|address| address == *asked));
+        let address = asked.unwrap_or(addresses.v4.into());
+        let token = member.node.handle_ping(id, address, now)?;
         let (ponged, pong) = oneshot::channel();
         member.pings.insert(token, ponged);
-        let asked = peer.parse().ok().filter(|asked| addresses.iter().any(|address| address == *asked));
         let peers = member.node.status(now).peers;
         let endpoint = peers.into_iter().find(|peer| peer.node.id == id).and_then(|peer| peer.endpoint);
-        Ok(Ping { address: asked.unwrap_or(addresses.v4.into()), endpoint, pong })
+        Ok(Ping { address, endpoint, pong })
     }
 
     fn intend(&mut self, intent: Intent, now: Now) -> Result<(), Refusal> {
@@ -86,6 +100,8 @@ impl Daemon {
             Life::Member(member) => {
                 info!(?intent, "asked for by a person");
                 member.node.handle_intent(intent, now);
+                // What somebody has changed by hand is put right even if it was not noticed.
+                self.steps.push(Step::Remake);
                 Ok(())
             }
             // Perhaps it is allowed again: the coordinators know, and say so at once if not.

@@ -4,11 +4,11 @@ use super::member::{Member, Ports};
 use super::{Daemon, FIRST_NETMAP, Intender, Joiner, Life, MONITOR_RETRY, Outcome, Step};
 use crate::clock;
 use crate::failure::Failure;
-use crate::host::HostError;
+use crate::host::{Host, HostError};
 use crate::link::Monitor;
 use crate::port;
 use crate::refusal::Refusal;
-use crate::state::{Membership, Standing};
+use crate::state::{Keys, Membership, Standing};
 use mesh_node_core::Now;
 use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use std::sync::Arc;
@@ -34,15 +34,16 @@ impl Daemon {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::BeginJoin { token, name, by_file } => match self.host.prepare().await {
-                Ok(()) => self.begin_join(token, name, by_file),
-                Err(error) => self.end_join(Refusal::Host(error), by_file).await,
+            Step::BeginJoin { token, name, by_file } => match self.prepare().await {
+                Ok(keys) => self.begin_join(keys, token, name, by_file),
+                Err(refusal) => self.end_join(refusal, by_file).await,
             },
             Step::EndJoin { refusal, by_file } => self.end_join(refusal, by_file).await,
             Step::BecomeMember { membership, fresh } => self.become_member(*membership, fresh),
             // What fails is in the log, and tried again.
             Step::TakeDown => drop(self.host.take_down().await),
             Step::SetMtu(mtu) => self.host.set_mtu(mtu).await,
+            Step::Remake => self.host.remake().await,
             Step::Forget { told } => {
                 let forgotten = self.forget().await;
                 if let Some((answer, _)) = self.leaving.take() {
@@ -51,6 +52,13 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Makes what a join needs on this host, before any coordinator is asked.
+    async fn prepare(&mut self) -> Result<Arc<Keys>, Refusal> {
+        let keys = self.own_keys()?;
+        self.host.prepare().await.map_err(Refusal::Host)?;
+        Ok(keys)
     }
 
     async fn watch_underlay(&mut self) {
@@ -70,17 +78,16 @@ impl Daemon {
     /// Takes up a membership. Session and interface begin at once, beside each other.
     fn become_member(&mut self, membership: Membership, fresh: bool) {
         let name = membership.record.name.clone();
-        let member = port::choose(&self.state, self.options.listen_port)
-            .map_err(Failure::from)
-            .map(|listen| Ports { listen, fwmark: self.options.fwmark })
-            .and_then(|ports| Ok(Member::start(&self.state, &self.keys, membership, ports)?));
-        match member {
+        match self.start_member(membership) {
             Ok(mut member) => {
                 let now = clock::now();
                 info!(node = %name, mesh = %member.membership.mesh(), port = member.listen_port, "a member of the mesh");
                 member.node.handle_underlay(self.underlay.clone(), now);
                 member.keep_session(&self.underlay, now);
                 self.life = Life::Member(Box::new(member));
+                if let Some(awaiting) = self.awaiting.take() {
+                    awaiting.abort();
+                }
                 if fresh {
                     self.patience = Some(Instant::now() + FIRST_NETMAP);
                 }
@@ -92,6 +99,12 @@ impl Daemon {
         }
     }
 
+    fn start_member(&mut self, membership: Membership) -> Result<Member, Failure> {
+        let listen = port::choose(&self.state, self.options.listen_port)?;
+        let keys = self.own_keys()?;
+        Ok(Member::start(&self.state, &keys, membership, Ports { listen, fwmark: self.options.fwmark })?)
+    }
+
     /// What a join led to.
     pub(super) fn handle_joined(&mut self, membership: Box<Membership>) {
         match self.state.begin_membership(&membership) {
@@ -100,15 +113,17 @@ impl Daemon {
         }
     }
 
-    /// Tells that a join has failed, once nothing of it is left on the host.
+    /// Tells that a join has failed, once nothing of it is left on the host. Who was a member before stays one.
     async fn end_join(&mut self, refusal: Refusal, by_file: bool) {
         warn!(error = %refusal, "not joined");
-        // What fails is in the log, and tried again.
-        drop(self.host.take_down().await);
-        self.life = match self.state.membership() {
-            Ok(Some(membership)) => Life::Removed(Box::new(membership)),
-            _ => Life::New,
-        };
+        match self.state.membership() {
+            Ok(Some(membership)) if membership.standing == Standing::Member => self.become_member(membership, false),
+            held => {
+                // What fails is in the log, and tried again.
+                drop(self.host.take_down().await);
+                self.life = held.ok().flatten().map_or(Life::New, |held| Life::Removed(Box::new(held)));
+            }
+        }
         if by_file {
             self.fatal = Some(Failure::from_refusal(refusal));
             return;
@@ -145,7 +160,7 @@ impl Daemon {
                     already,
                 })
             } else {
-                Err(not_ready(self.host.trouble(), member))
+                Err(not_ready(&self.host, member))
             };
             // A caller who is gone does not need the answer.
             let _ = answer.send(reply);
@@ -154,17 +169,31 @@ impl Daemon {
 
     /// Tells those who asked for the interface to come or go what became of it.
     fn answer_intenders(&mut self) {
-        for intender in self.intenders.drain(..) {
-            let trouble = self.host.trouble();
+        let unheard = match &self.life {
+            Life::Member(member) => !member.has_heard(),
+            Life::New | Life::Joining(_) | Life::Removed(_) => false,
+        };
+        for intender in std::mem::take(&mut self.intenders) {
             // A caller who is gone does not need the answer.
             match intender {
-                Intender::Up(answer) if self.host.stands() => drop(answer.send(Ok(UpReply {}))),
-                Intender::Up(answer) => drop(answer.send(Err(not_up(trouble)))),
+                Intender::Up { until: Some(until), .. } if unheard && Instant::now() < until => {
+                    self.intenders.push(intender);
+                }
+                Intender::Up { answer, .. } => drop(answer.send(self.how_up())),
                 Intender::Down(answer) => {
+                    let trouble = self.host.trouble();
                     let done = trouble.map_or(Ok(DownReply {}), |error| Err(Refusal::StillThere(error.to_string())));
                     drop(answer.send(done));
                 }
             }
+        }
+    }
+
+    fn how_up(&self) -> Result<UpReply, Refusal> {
+        match &self.life {
+            Life::Removed(_) => Err(Refusal::Removed),
+            _ if self.host.stands() => Ok(UpReply {}),
+            _ => Err(not_up(&self.host)),
         }
     }
 
@@ -180,8 +209,8 @@ impl Daemon {
         self.state.wipe()?;
         self.life = Life::New;
         // The old keys are barred in the mesh that was left.
-        self.keys = Arc::new(self.state.keys()?);
-        self.host.set_key(self.keys.public_key());
+        self.keys = None;
+        self.host.set_key(None);
         info!("left the mesh; nothing of it remains on this host");
         Ok(())
     }
@@ -203,6 +232,8 @@ impl Daemon {
 
     pub(super) fn handle_outcome(&mut self, outcome: Outcome, now: Now) {
         match outcome {
+            // A person was first.
+            Outcome::Token(_) if !matches!(self.life, Life::New) => info!("the token of the start is not needed"),
             Outcome::Token(Ok(token)) => self.steps.push(Step::BeginJoin { token, name: None, by_file: true }),
             Outcome::Token(Err(failure)) => self.fatal = Some(failure),
             // It ended in the moment in which another took its place.
@@ -236,16 +267,16 @@ impl Daemon {
     }
 }
 
-fn not_up(trouble: Option<&HostError>) -> Refusal {
+fn not_up(host: &Host) -> Refusal {
     Refusal::Interface {
-        reason: trouble.map_or_else(|| "it is being made".to_owned(), ToString::to_string),
-        permission: trouble.is_some_and(HostError::is_permission),
+        reason: host.why_not().unwrap_or_else(|| "it is being made".to_owned()),
+        permission: host.trouble().is_some_and(HostError::is_permission),
     }
 }
 
-fn not_ready(trouble: Option<&HostError>, member: &Member) -> Refusal {
-    if trouble.is_some() {
-        return not_up(trouble);
+fn not_ready(host: &Host, member: &Member) -> Refusal {
+    if host.why_not().is_some() {
+        return not_up(host);
     }
     let reason = member.unreachable.clone().unwrap_or_else(|| "a coordinator answered, but sent no netmap".to_owned());
     Refusal::NoSession { name: member.membership.record.name.to_string(), reason }

@@ -1,7 +1,7 @@
 //! The host's links as the mesh meets them: our own interface, and the underlay below it.
 //!
 //! [`Links::configure`] makes our interface what it should be, by difference; [`Links::underlay`] tells where this host
-//! can be reached; [`Monitor`] tells when that changes, from the kernel's own events; [`Links::overlaps`] finds host
+//! can be reached; [`Monitor`] tells when either changes, from the kernel's own events; [`Links::overlaps`] finds host
 //! routes that an overlay would hide. WireGuard itself is [`crate::device`]'s business.
 
 mod interface;
@@ -11,7 +11,7 @@ mod overlap;
 mod underlay;
 
 pub use interface::LinkConfig;
-pub use monitor::Monitor;
+pub use monitor::{Change, Monitor};
 pub use overlap::HostRoute;
 pub use underlay::{DEFAULT_MTU, Egress, MIN_MTU, Underlay, UnderlayAddress};
 
@@ -70,5 +70,12 @@ impl Links {
     pub fn open() -> Result<Self, LinkError> {
         let netlink = Netlink::open().map_err(|error| LinkError::system("open a netlink socket", error))?;
         Ok(Self { netlink })
+    }
+
+    /// The index of an interface, if it is there.
+    async fn index(&self, interface: &str) -> Result<Option<u32>, LinkError> {
+        let found = self.netlink.link(interface).await;
+        let found = found.map_err(|error| LinkError::system(format!("look at interface {interface}"), error))?;
+        Ok(found.map(|link| link.index))
     }
 }

@@ -8,8 +8,10 @@ use super::netlink::Background;
 use super::{LinkError, Links, Underlay};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
-use rtnetlink::packet_core::NetlinkMessage;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::RouteAttribute;
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use std::time::Duration;
@@ -33,9 +35,20 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// A watch on the underlay of one network namespace.
+/// What is other than before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The underlay, as it is now.
+    Underlay(Underlay),
+    /// Something of our own interface: its being up, an address, a route. Our own changes are told as well.
+    OwnInterface,
+}
+
+/// A watch on one network namespace.
 pub struct Monitor {
     own: String,
+    /// Index of our own interface, while it is there.
+    own_index: Option<u32>,
     mark: u32,
     links: Links,
     events: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -43,6 +56,8 @@ pub struct Monitor {
     next_look: Instant,
     /// Whether something happened since the last look.
     pending: bool,
+    /// Whether some of it was to our own interface and is not told yet.
+    touched: bool,
     _task: Background,
 }
 
@@ -55,8 +70,18 @@ impl Monitor {
         let task = Background::spawn(connection);
         let links = Links::open()?;
         let underlay = links.underlay(own, mark).await?;
-        let next_look = Instant::now();
-        Ok(Self { own: own.to_owned(), mark, links, events, underlay, next_look, pending: false, _task: task })
+        Ok(Self {
+            own: own.to_owned(),
+            own_index: links.index(own).await?,
+            mark,
+            links,
+            events,
+            underlay,
+            next_look: Instant::now(),
+            pending: false,
+            touched: false,
+            _task: task,
+        })
     }
 
     /// The underlay as it was last seen.
@@ -64,17 +89,20 @@ impl Monitor {
         &self.underlay
     }
 
-    /// Waits for the next change and returns what is now. May be dropped at any await and called again.
-    pub async fn changed(&mut self) -> Result<&Underlay, LinkError> {
+    /// Waits for the next change. May be dropped at any await and called again.
+    pub async fn changed(&mut self) -> Result<Change, LinkError> {
         loop {
+            if !self.pending && std::mem::take(&mut self.touched) {
+                return Ok(Change::OwnInterface);
+            }
             self.next_burst().await?;
             let now = self.links.underlay(&self.own, self.mark).await?;
             self.next_look = Instant::now() + PACE;
             self.pending = false;
             if now != self.underlay {
                 debug!(addresses = now.addresses.len(), mtu = now.overlay_mtu, "the underlay changed");
-                self.underlay = now;
-                return Ok(&self.underlay);
+                self.underlay = now.clone();
+                return Ok(Change::Underlay(now));
             }
         }
     }
@@ -83,21 +111,54 @@ impl Monitor {
     async fn next_burst(&mut self) -> Result<(), LinkError> {
         let closed = || LinkError::system("watch the host's links", std::io::ErrorKind::BrokenPipe.into());
         if !self.pending {
-            self.events.next().await.ok_or_else(closed)?;
+            let (message, _) = self.events.next().await.ok_or_else(closed)?;
+            self.note(&message);
             self.pending = true;
         }
         let latest = Instant::now() + LONGEST_BURST;
         loop {
             let quiet = (Instant::now() + QUIET).min(latest);
             match timeout_at(quiet, self.events.next()).await {
-                Ok(Some(_)) if Instant::now() < latest => {}
+                Ok(Some((message, _))) => {
+                    self.note(&message);
+                    if Instant::now() >= latest {
+                        break;
+                    }
+                }
                 Ok(None) => return Err(closed()),
-                Ok(Some(_)) | Err(_) => break,
+                Err(_) => break,
             }
         }
         sleep_until(self.next_look).await;
         // What came while waiting is covered by the look that follows.
-        while self.events.try_recv().is_ok() {}
+        while let Ok((message, _)) = self.events.try_recv() {
+            self.note(&message);
+        }
         Ok(())
+    }
+
+    /// Notes whether an event is about our own interface, by its index, or by its name where it is new.
+    fn note(&mut self, message: &NetlinkMessage<RouteNetlinkMessage>) {
+        let NetlinkPayload::InnerMessage(message) = &message.payload else { return };
+        let index = match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                if link.attributes.iter().any(|a| matches!(a, LinkAttribute::IfName(name) if *name == self.own)) {
+                    self.own_index = Some(link.header.index);
+                }
+                Some(link.header.index)
+            }
+            RouteNetlinkMessage::DelLink(link) => Some(link.header.index),
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                Some(address.header.index)
+            }
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        self.touched |= index.is_some() && index == self.own_index;
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// The layout of the file.
 const FORMAT: u32 = 1;
+/// Formats are counted up one by one: what claims to be beyond this is of no version, but not a membership at all.
+const MAX_FORMAT: u32 = 1 << 16;
 
 /// This host's place in a mesh. Written when a join succeeds, and again with each new certificate.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -20,7 +22,7 @@ pub struct Membership {
     pub authority: Certificate,
     /// The mesh's settings as told at join; the journal's are newer.
     pub config: MeshConfig,
-    /// Coordinators that the token named, tried beside those of the settings.
+    /// Coordinators that join tokens named, the latest first, tried beside those of the settings.
     pub named: Vec<CoordinatorAddress>,
     /// Whether the mesh still wants this node.
     pub standing: Standing,
@@ -53,8 +55,10 @@ impl Membership {
         let (format, content) = bytes.split_first_chunk::<4>().ok_or_else(|| damaged("cut short".to_owned()))?;
         match u32::from_be_bytes(*format) {
             FORMAT => ciborium::from_reader(content).map_err(|error| damaged(error.to_string())),
-            found if found > FORMAT => Err(StateError::Newer { path: path.to_owned(), found, known: FORMAT }),
-            found => Err(damaged(format!("unknown format {found}"))),
+            found if (FORMAT..MAX_FORMAT).contains(&found) => {
+                Err(StateError::Newer { path: path.to_owned(), found, known: FORMAT })
+            }
+            _ => Err(damaged("it does not begin as a membership does".to_owned())),
         }
     }
 }

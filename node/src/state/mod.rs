@@ -184,6 +184,12 @@ impl StateDir {
         }
     }
 
+    /// The node's keys, if they have been made: before the first join, and after leaving, there are none.
+    pub fn held_keys(&self) -> Result<Option<Keys>, StateError> {
+        let made = [IDENTITY, WIREGUARD].iter().all(|name| self.path.join(name).exists());
+        (made || self.membership()?.is_some()).then(|| self.keys()).transpose()
+    }
+
     /// The membership, if this node has joined.
     pub fn membership(&self) -> Result<Option<Membership>, StateError> {
         let path = self.path.join(MEMBERSHIP);

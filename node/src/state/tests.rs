@@ -172,6 +172,18 @@ fn another(mut membership: Membership) -> Membership {
 }
 
 #[test]
+fn a_membership_of_a_later_version_is_told_from_what_is_none() {
+    let home = tempfile::tempdir().unwrap();
+    let state = StateDir::open(home.path()).unwrap();
+    for (content, expected) in [(&b"\0\0\0\x02later"[..], "upgrade meshd"), (b"garbage", "damaged"), (b"", "cut short")]
+    {
+        fs::write(home.path().join(MEMBERSHIP), content).unwrap();
+        let error = state.membership().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn wiping_leaves_nothing_but_the_lock() {
     let home = tempfile::tempdir().unwrap();
     let state = StateDir::open(home.path()).unwrap();

@@ -3,20 +3,28 @@
 use crate::host::{Host, index, netlink};
 use crate::stage::{INTERFACE, Kind, Stage};
 use crate::trial;
+use futures::TryStreamExt as _;
 use libtest_mimic::Trial;
-use mesh_node::link::{LinkConfig, LinkError, Links, Monitor, Underlay};
+use mesh_node::link::{Change, LinkConfig, LinkError, Links, Monitor, Underlay};
 use mesh_types::Overlay;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use tokio::time::timeout;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases: [(&str, fn()); 10] = [
+    let cases: [(&str, fn()); 11] = [
         ("an_interface_is_configured_once", an_interface_is_configured_once),
         ("a_changed_configuration_replaces_the_former", a_changed_configuration_replaces_the_former),
         ("a_missing_interface_is_told", a_missing_interface_is_told),
         ("the_underlay_is_all_but_loopback_and_tunnels", the_underlay_is_all_but_loopback_and_tunnels),
         ("the_overlay_mtu_follows_the_underlay", the_overlay_mtu_follows_the_underlay),
         ("the_monitor_tells_of_addresses_and_carriers", the_monitor_tells_of_addresses_and_carriers),
+        (
+            "the_monitor_tells_of_whatever_somebody_does_to_our_own_interface",
+            the_monitor_tells_of_whatever_somebody_does_to_our_own_interface,
+        ),
         ("the_monitor_tells_of_a_new_way_out", the_monitor_tells_of_a_new_way_out),
         ("routes_in_the_way_are_found", routes_in_the_way_are_found),
         ("a_host_route_to_the_same_range_is_left_alone", a_host_route_to_the_same_range_is_left_alone),
@@ -96,13 +104,51 @@ fn the_monitor_tells_of_addresses_and_carriers() {
         let handle = netlink();
         let at = index(&handle, "eth0").await;
         handle.address().add(at, "192.0.2.6".parse().unwrap(), 24).execute().await.unwrap();
-        assert_eq!(offered(monitor.changed().await.unwrap()), ["192.0.2.5", "192.0.2.6", "2001:db8::5"]);
-        // What happens to our own interface is no news; the next thing told is that the cable came out.
+        let Change::Underlay(underlay) = monitor.changed().await.unwrap() else { panic!("the underlay has changed") };
+        assert_eq!(offered(&underlay), ["192.0.2.5", "192.0.2.6", "2001:db8::5"]);
+        // What happens to our own interface is no news of the underlay; the next is that the cable came out.
         let _device = Stage::new(Kind::Userspace).open(None).await;
         Links::open().unwrap().configure(INTERFACE, &config(1)).await.unwrap();
         let far = index(&handle, "far").await;
         handle.link().set(LinkUnspec::new_with_index(far).down().build()).execute().await.unwrap();
-        assert!(monitor.changed().await.unwrap().addresses.is_empty());
+        let underlay = loop {
+            if let Change::Underlay(underlay) = monitor.changed().await.unwrap() {
+                break underlay;
+            }
+        };
+        assert!(underlay.addresses.is_empty());
+    });
+}
+
+fn the_monitor_tells_of_whatever_somebody_does_to_our_own_interface() {
+    cabled().run(async {
+        let mut monitor = Monitor::start(INTERFACE, 0).await.unwrap();
+        let _device = Stage::new(Kind::Userspace).open(None).await;
+        let (links, handle) = (Links::open().unwrap(), netlink());
+        let at = index(&handle, INTERFACE).await;
+        for touch in 0..3 {
+            // Until our own changes are told, and it is quiet.
+            while links.configure(INTERFACE, &config(1)).await.unwrap() > 0 {}
+            while timeout(Duration::from_millis(200), monitor.changed()).await.is_ok() {}
+            match touch {
+                0 => {
+                    let all: Vec<_> = handle.address().get().execute().try_collect().await.unwrap();
+                    let own = all.into_iter().find(|address| address.header.index == at).unwrap();
+                    handle.address().del(own).execute().await.unwrap();
+                }
+                1 => {
+                    let any = RouteMessageBuilder::<Ipv4Addr>::new().build();
+                    let all: Vec<_> = handle.route().get(any).execute().try_collect().await.unwrap();
+                    let to_us = |route: &RouteMessage| route.attributes.contains(&RouteAttribute::Oif(at));
+                    let range =
+                        all.into_iter().find(|route| to_us(route) && route.header.destination_prefix_length == 16);
+                    handle.route().del(range.unwrap()).execute().await.unwrap();
+                }
+                _ => handle.link().set(LinkUnspec::new_with_index(at).down().build()).execute().await.unwrap(),
+            }
+            assert_eq!(monitor.changed().await.unwrap(), Change::OwnInterface, "{touch}");
+            assert!(links.configure(INTERFACE, &config(1)).await.unwrap() > 0, "{touch}: there was something to mend");
+        }
     });
 }
 
@@ -112,7 +158,7 @@ fn the_monitor_tells_of_a_new_way_out() {
         assert!(monitor.underlay().egress.is_empty());
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(Ipv4Addr::new(192, 0, 2, 1)).build();
         netlink().route().add(route).execute().await.unwrap();
-        let underlay = monitor.changed().await.unwrap();
+        let Change::Underlay(underlay) = monitor.changed().await.unwrap() else { panic!("the underlay has changed") };
         let way = underlay.egress.first().unwrap();
         assert_eq!(way.gateway, Some(IpAddr::from([192, 0, 2, 1])));
         assert_eq!(way.source, Some(IpAddr::from([192, 0, 2, 5])));

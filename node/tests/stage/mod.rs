@@ -22,9 +22,9 @@ use mesh_proto::v1::membership_server::{Membership, MembershipServer};
 use mesh_proto::{Authority, Credentials, Member, Trust, caller, listen, pushback, v1};
 use mesh_types::session::{CloseReason, SnapshotPage, Tick, Welcome};
 use mesh_types::{
-    CoordinatorId, CoordinatorMessage, CoordinatorRecord, Epoch, Fingerprint, Incarnation, JoinToken, MeshConfig,
-    MeshDuration, MeshId, MeshTime, NodeId, NodeMessage, NodeRecord, Overlay, PublicKey, Revision, Role, TokenId,
-    TokenSecret,
+    CoordinatorAddress, CoordinatorId, CoordinatorMessage, CoordinatorRecord, Epoch, Fingerprint, Incarnation,
+    JoinToken, MeshConfig, MeshDuration, MeshId, MeshTime, NodeId, NodeMessage, NodeRecord, Overlay, PublicKey,
+    Revision, Role, TokenId, TokenSecret,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const MESH: MeshId = MeshId::from_bytes([1; 16]);
-pub(crate) const NODE: NodeId = NodeId::from_bytes([3; 16]);
 pub(crate) const COORDINATOR: CoordinatorId = CoordinatorId(1);
 const SECRET: TokenSecret = TokenSecret::from_bytes([4; 20]);
 const EPOCH: Epoch = Epoch { counter: 1, id: 7 };
@@ -63,6 +62,13 @@ pub(crate) fn peer() -> NodeRecord {
 /// From the range for benchmarks (RFC 2544) and for documentation: on no host's table.
 pub(crate) fn overlay() -> Overlay {
     Overlay::new("198.18.0.0/16".parse().unwrap(), "2001:db8:7::/48".parse().unwrap()).unwrap()
+}
+
+/// A port of loopback.
+async fn door() -> (TcpListener, CoordinatorAddress) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    (listener, address)
 }
 
 /// How the coordinator answers to Join.
@@ -90,6 +96,11 @@ struct Book {
     refusals: usize,
     /// How many calls to answer with "not so often".
     pushbacks: usize,
+    /// Whether sessions are taken and nothing is said on them.
+    silent: bool,
+    kept: Vec<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
+    /// How often the node was forgotten: the next to join is another.
+    forgotten: u8,
 }
 
 impl Book {
@@ -102,6 +113,10 @@ impl Book {
             None => Ok(()),
         }
     }
+
+    fn node(&self) -> NodeId {
+        NodeId::from_bytes([0x30 + self.forgotten; 16])
+    }
 }
 
 /// A coordinator that knows one node and one peer.
@@ -112,19 +127,18 @@ pub(crate) struct Stage {
     book: Arc<Mutex<Book>>,
     serving: Arc<Mutex<Option<JoinHandle<()>>>>,
     config: MeshConfig,
+    credentials: Credentials,
     pub(crate) token: JoinToken,
 }
 
 impl Stage {
     /// Serves on a port of loopback until the test ends.
     pub(crate) async fn open() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let (listener, address) = door().await;
         let authority = Authority::create(MESH, now()).unwrap();
         let key = SigningKey::from_bytes(&[5; 32]);
         let certificate = authority.issue(Member::Coordinator(COORDINATOR), identity_key(&key), now()).unwrap();
         let credentials = Credentials::new(&certificate, authority.certificate(), &key).unwrap();
-        let trust = Trust::new(MESH, &[authority.certificate().clone()], system_clock());
         let addresses = vec![address];
         let coordinator = CoordinatorRecord {
             id: COORDINATOR,
@@ -154,13 +168,28 @@ impl Stage {
             book: Arc::default(),
             serving: Arc::default(),
             config,
+            credentials,
             token,
         };
-        let service = MembershipServer::new(stage.clone());
-        let incoming = listen::incoming(listener, server_config(credentials, trust));
-        let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-        *stage.serving.lock().unwrap() = Some(tokio::spawn(async move { drop(serving.await) }));
+        stage.serve(listener);
         stage
+    }
+
+    /// The same coordinator restored on another host: its token names another address than the nodes know.
+    pub(crate) async fn elsewhere(&self) -> Self {
+        let (listener, address) = door().await;
+        let token = JoinToken { addresses: vec![address], ..self.token.clone() };
+        let stage = Self { token, serving: Arc::default(), ..self.clone() };
+        stage.serve(listener);
+        stage
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let trust = Trust::new(MESH, &[self.authority.certificate().clone()], system_clock());
+        let service = MembershipServer::new(self.clone());
+        let incoming = listen::incoming(listener, server_config(self.credentials.clone(), trust));
+        let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+        *self.serving.lock().unwrap() = Some(tokio::spawn(async move { drop(serving.await) }));
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -184,6 +213,13 @@ impl Stage {
     /// Ends all sessions, as a coordinator that stops.
     pub(crate) fn cut_sessions(&self) {
         self.book.lock().unwrap().sessions.clear();
+    }
+
+    /// Takes sessions and says nothing on them, or ends those and is itself again.
+    pub(crate) fn be_silent(&self, silent: bool) {
+        let mut book = self.book.lock().unwrap();
+        book.silent = silent;
+        book.kept.clear();
     }
 
     /// Takes the next `count` sessions for those of a second daemon.
@@ -215,6 +251,12 @@ impl Stage {
         self.cut_sessions();
     }
 
+    /// Is as it was before the node joined, after a restore.
+    pub(crate) fn forget_node(&self) {
+        self.book.lock().unwrap().forgotten += 1;
+        self.cut_sessions();
+    }
+
     /// Removes the node, as an operator would.
     pub(crate) async fn remove_node(&self) {
         let sessions = {
@@ -228,9 +270,14 @@ impl Stage {
         }
     }
 
+    /// Allows the node again.
+    pub(crate) fn allow_node(&self) {
+        self.book.lock().unwrap().removed = false;
+    }
+
     fn node(&self, request: &v1::JoinRequest) -> NodeRecord {
         NodeRecord {
-            id: NODE,
+            id: self.book.lock().unwrap().node(),
             name: request.name.parse().unwrap(),
             public_key: PublicKey::try_from(&*request.public_key).unwrap(),
             identity_key: read_request(&request.certificate_request).unwrap(),
@@ -280,10 +327,10 @@ impl Membership for Stage {
             }
             Mood::TokenExpired => return Err(Status::permission_denied("the join token expired: ask for a new one")),
         }
-        let certificate = self.authority.issue(Member::Node(NODE), record.identity_key, now()).unwrap();
+        let certificate = self.authority.issue(Member::Node(record.id), record.identity_key, now()).unwrap();
         book.record = Some(record.clone());
         Ok(Response::new(v1::JoinReply {
-            node_id: Bytes::copy_from_slice(NODE.as_bytes()),
+            node_id: Bytes::copy_from_slice(record.id.as_bytes()),
             name: record.name.to_string(),
             address_v4: Bytes::copy_from_slice(&record.addresses.v4.octets()),
             address_v6: Bytes::copy_from_slice(&record.addresses.v6.octets()),
@@ -302,10 +349,13 @@ impl Membership for Stage {
         request: Request<Streaming<v1::NodeMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let identity = caller(&request).unwrap().identity.ok_or_else(|| Status::unauthenticated("who are you?"))?;
-        assert_eq!(identity.member, Member::Node(NODE));
         let (say, said) = mpsc::channel(16);
         let mut book = self.book.lock().unwrap();
         book.push_back()?;
+        if book.silent {
+            book.kept.push(say);
+            return Ok(Response::new(ReceiverStream::new(said).boxed()));
+        }
         if book.removed {
             say.try_send(Ok(CoordinatorMessage::Close(CloseReason::Removed).to_wire())).unwrap();
             return Ok(Response::new(ReceiverStream::new(said).boxed()));
@@ -313,6 +363,10 @@ impl Membership for Stage {
         if book.refusals > 0 {
             book.refusals -= 1;
             say.try_send(Ok(CoordinatorMessage::Close(CloseReason::DuplicateIdentity).to_wire())).unwrap();
+            return Ok(Response::new(ReceiverStream::new(said).boxed()));
+        }
+        if identity.member != Member::Node(book.node()) {
+            say.try_send(Ok(CoordinatorMessage::Close(CloseReason::WrongHistory).to_wire())).unwrap();
             return Ok(Response::new(ReceiverStream::new(said).boxed()));
         }
         let welcome =
@@ -347,7 +401,8 @@ impl Membership for Stage {
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateReply>, Status> {
         let key = read_request(&request.into_inner().certificate_request).unwrap();
-        let certificate = self.authority.issue(Member::Node(NODE), key, now()).unwrap();
+        let node = self.book.lock().unwrap().node();
+        let certificate = self.authority.issue(Member::Node(node), key, now()).unwrap();
         Ok(Response::new(v1::RenewCertificateReply { certificate: certificate.0.into() }))
     }
 
@@ -370,6 +425,8 @@ struct PretenceState {
     forbids: bool,
     /// Whether what stands cannot be taken away.
     clings: bool,
+    /// Whether another program has the UDP port.
+    port_taken: bool,
     routes: Vec<HostRoute>,
     /// Where the state is by which a guard knows the device; without, devices end with the daemon.
     outlives: Option<PathBuf>,
@@ -385,6 +442,16 @@ impl Pretence {
     /// What the interface was last made to be.
     pub(crate) fn link(&self) -> Option<LinkConfig> {
         self.state.lock().unwrap().link
+    }
+
+    /// Takes addresses and routes off the interface, as somebody at a keyboard would.
+    pub(crate) fn strip(&self) {
+        self.state.lock().unwrap().link = None;
+    }
+
+    /// Whether another program has the UDP port from now on.
+    pub(crate) fn take_port(&self, taken: bool) {
+        self.state.lock().unwrap().port_taken = taken;
     }
 
     /// What of the host's routes an overlay would hide.
@@ -487,7 +554,11 @@ impl Device for Clinging {
     }
 
     fn apply<'a>(&'a mut self, update: &'a DeviceUpdate) -> BoxFuture<'a, Result<(), DeviceError>> {
-        self.fake.apply(update)
+        let taken = self.ground.state.lock().unwrap().port_taken;
+        match update.listen_port.filter(|_| taken) {
+            Some(port) => async move { Err(DeviceError::PortTaken { port }) }.boxed(),
+            None => self.fake.apply(update),
+        }
     }
 
     fn remove(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {

@@ -135,6 +135,9 @@ pub const MAX_TOKEN_TTL: MeshDuration = MeshDuration::from_secs(365 * 86_400);
 /// never far apart.
 pub const MAX_PENDING_PRESENCE: usize = 1_024;
 
+/// Addresses of coordinators that a node keeps from join tokens: all of the latest two.
+pub const MAX_NAMED_PLACES: usize = 4 * MAX_COORDINATORS;
+
 /// Pings of a node that are under way at once; each is a person or a script that waits two seconds at most.
 pub const MAX_PINGS: usize = 256;
 

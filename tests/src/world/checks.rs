@@ -146,9 +146,10 @@ impl World {
     fn ping_all(&mut self, members: &[usize]) {
         for &from in members {
             for &to in members.iter().filter(|to| **to != from) {
-                let peer = self.machines[to].record.id;
+                let record = &self.machines[to].record;
+                let (peer, address) = (record.id, record.addresses.v4.into());
                 self.with_node(from, |node, now| {
-                    node.handle_ping(peer, now).unwrap_or_else(|error| panic!("ping at rest: {error}"));
+                    node.handle_ping(peer, address, now).unwrap_or_else(|error| panic!("ping at rest: {error}"));
                 });
             }
         }

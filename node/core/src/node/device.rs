@@ -165,6 +165,10 @@ impl Node {
         let mesh_time = self.clock.now(now);
         let expired = self.look.expiry.is_some_and(|at| at <= mesh_time);
         let may = (self.look.changed || expired) && !self.is_operating() && !self.is_resting(now);
+        if may && expired {
+            // Whoever has gone for good by now must not come back after a restart by a clock that is behind.
+            self.remember_clock(now);
+        }
         let Some(actual) = self.actual.as_ref().filter(|_| may) else { return };
         let desired = self.desired(actual, mesh_time);
         let mut update = diff(&desired, actual);

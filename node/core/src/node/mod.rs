@@ -83,7 +83,7 @@ pub enum SessionEvent {
 #[derive(Debug, Error, PartialEq, Eq, Clone, Copy)]
 pub enum PingError {
     /// No such member.
-    #[error("no peer with id {0} in the netmap")]
+    #[error("no peer with id {0} and that address in the netmap")]
     UnknownPeer(NodeId),
     /// The interface is down.
     #[error("the interface is down: `meshctl up` brings it back")]
@@ -226,9 +226,10 @@ impl Node {
         self.take_probe(from, bytes, now);
     }
 
-    /// Probes a peer once; the returned token comes back in [`Action::Pong`] within two seconds.
-    pub fn handle_ping(&mut self, peer: NodeId, now: Now) -> Result<u64, PingError> {
-        let token = self.begin_ping(peer, now);
+    /// Probes a peer once, at one of its overlay addresses; the returned token comes back in [`Action::Pong`] within two
+    /// seconds.
+    pub fn handle_ping(&mut self, peer: NodeId, address: IpAddr, now: Now) -> Result<u64, PingError> {
+        let token = self.begin_ping(peer, address, now);
         self.finish(now);
         token
     }
@@ -246,6 +247,11 @@ impl Node {
     pub fn handle_certificate(&mut self, validity: Validity, now: Now) {
         self.setup.certificate = Some(validity);
         self.finish(now);
+    }
+
+    /// Takes the news that this life ends: what is stored now and then is stored now.
+    pub fn handle_stop(&mut self, now: Now) {
+        self.remember_clock(now);
     }
 
     /// Does what is due. Harmless when nothing is.
@@ -285,6 +291,16 @@ impl Node {
     /// Mesh time, also for judging certificates.
     pub fn mesh_time(&self, now: Now) -> MeshTime {
         self.clock.now(now)
+    }
+
+    /// Whether there is a session and its coordinator has welcomed this node.
+    pub fn has_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.welcomed.is_some())
+    }
+
+    /// Whether a coordinator did not know this node when last asked, and none did since.
+    pub fn is_forgotten(&self) -> bool {
+        self.warnings.contains(&Warning::Forgotten)
     }
 
     /// The picture for people.

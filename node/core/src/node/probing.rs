@@ -51,8 +51,8 @@ impl Node {
         }
     }
 
-    pub(super) fn begin_ping(&mut self, peer: NodeId, now: Now) -> Result<u64, PingError> {
-        if self.peer(peer).is_none() {
+    pub(super) fn begin_ping(&mut self, peer: NodeId, to: IpAddr, now: Now) -> Result<u64, PingError> {
+        if self.by_address.get(&to) != Some(&peer) {
             return Err(PingError::UnknownPeer(peer));
         }
         if !self.is_up() {
@@ -63,7 +63,8 @@ impl Node {
         }
         let token = self.random.next();
         self.pings.insert(token, Ping { peer, sent: now.boot });
-        self.send_probe(peer, &Probe { kind: ProbeKind::Request, token, sent: now.boot });
+        let probe = Probe { kind: ProbeKind::Request, token, sent: now.boot };
+        self.actions.push_back(Action::SendProbe { to, bytes: probe.encode() });
         Ok(token)
     }
 

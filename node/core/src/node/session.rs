@@ -50,6 +50,7 @@ impl Node {
         self.barred = false;
         self.online.clear();
         self.warn(Warning::DuplicateIdentity, false);
+        self.warn(Warning::Forgotten, false);
         self.session = Some(Session { welcomed: Some((incoming, picture(coordinator, &tick))) });
         self.take_tick(tick, now);
         if self.voice.rise_above(incarnation) {
@@ -94,11 +95,10 @@ impl Node {
             CloseReason::DuplicateIdentity => {
                 self.warn(Warning::DuplicateIdentity, true);
             }
-            CloseReason::WrongHistory
-            | CloseReason::Protocol
-            | CloseReason::SlowReader
-            | CloseReason::GoElsewhere
-            | CloseReason::Full => {}
+            CloseReason::WrongHistory => {
+                self.warn(Warning::Forgotten, true);
+            }
+            CloseReason::Protocol | CloseReason::SlowReader | CloseReason::GoElsewhere | CloseReason::Full => {}
         }
         self.end_session(EndReason::Closed(reason));
     }

@@ -2,7 +2,7 @@
 
 use super::{Node, Validity};
 use crate::action::{Action, Warning};
-use crate::clock::{BootTime, Now, Trust};
+use crate::clock::{BootTime, Now, StoredClock, Trust};
 use crate::journal::Record;
 use mesh_types::{MeshDuration, MeshTime};
 use std::time::Duration;
@@ -92,8 +92,7 @@ impl Node {
         let key = self.is_member().then(|| at(self.key_renewal(), self.upkeep.key.not_before));
         let certificate = self.setup.certificate.map(|c| at(half_life(c), self.upkeep.certificate.not_before));
         let clock = self.clock.to_store(now).and(self.upkeep.stored).map(|at| at + STORE_CLOCK);
-        let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed.is_some());
-        let voice = self.voice.due().filter(|_| welcomed);
+        let voice = self.voice.due().filter(|_| self.has_session());
         let search = (self.is_fresh() == Some(false)).then_some(self.upkeep.search.not_before);
         let deadline = self.own_record().expires_at;
         let warnings = [self.warning_of(deadline), deadline].into_iter().filter(|&time| time > self.clock.now(now));
@@ -117,9 +116,18 @@ impl Node {
         new
     }
 
+    /// Once a minute, and at once when the host's clock was set: a restart would judge it by how wrong it was before.
     fn store_clock(&mut self, now: Now) {
         let due = self.upkeep.stored.is_none_or(|at| now.boot >= at + STORE_CLOCK);
-        if let Some(clock) = self.clock.to_store(now).filter(|_| due) {
+        let set = |held: StoredClock| self.clock.to_store(now).is_some_and(|clock| held.was_set_before(&clock));
+        if due || self.cache.clock.is_some_and(set) {
+            self.remember_clock(now);
+        }
+    }
+
+    /// Keeps the time for the next life, if a coordinator has vouched for it.
+    pub(super) fn remember_clock(&mut self, now: Now) {
+        if let Some(clock) = self.clock.to_store(now) {
             self.upkeep.stored = Some(now.boot);
             self.remember(Record::Clock(clock));
         }

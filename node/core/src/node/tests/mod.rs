@@ -23,6 +23,10 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+fn v4(peer: usize) -> IpAddr {
+    record(peer).addresses.v4.into()
+}
+
 fn endpoint(address: IpAddr) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, PORT))
 }
@@ -471,7 +475,7 @@ fn down_and_up_are_remembered_and_said_to_all() {
     world.restart(0);
     assert_eq!(world.hosts[0].node.status(world.now()).phase, Phase::Down);
     let now = world.now();
-    assert!(world.hosts[0].node.handle_ping(id(1), now).is_err());
+    assert!(world.hosts[0].node.handle_ping(id(1), v4(1), now).is_err());
     let now = world.now();
     world.hosts[0].node.handle_intent(Intent::Up, now);
     world.perform(0);
@@ -498,12 +502,12 @@ fn what_waits_to_be_said_wakes_nobody_before_the_welcome() {
 fn a_ping_tells_its_latency_or_that_it_was_lost() {
     let mut world = pair();
     let now = world.now();
-    let token = world.hosts[0].node.handle_ping(id(1), now).unwrap();
+    let token = world.hosts[0].node.handle_ping(id(1), v4(1), now).unwrap();
     world.perform(0);
     world.run(millis(10));
     world.hosts[1].alive = false;
     let now = world.now();
-    let lost = world.hosts[0].node.handle_ping(id(1), now).unwrap();
+    let lost = world.hosts[0].node.handle_ping(id(1), v4(1), now).unwrap();
     world.perform(0);
     world.run(millis(2_500));
     let pongs: Vec<_> =
@@ -512,7 +516,68 @@ fn a_ping_tells_its_latency_or_that_it_was_lost() {
         pongs.iter().map(|p| (p.token, p.latency)).collect::<Vec<_>>(),
         [(token, Some(millis(2))), (lost, None)]
     );
-    assert!(world.hosts[0].node.handle_ping(id(9), now).is_err());
+    assert!(world.hosts[0].node.handle_ping(id(9), v4(9), now).is_err());
+}
+
+#[test]
+fn a_ping_goes_to_the_address_that_was_asked_for() {
+    let mut world = pair();
+    let now = world.now();
+    for address in record(1).addresses.iter() {
+        world.hosts[0].log.clear();
+        world.hosts[0].node.handle_ping(id(1), address, now).unwrap();
+        world.perform(0);
+        assert_eq!(world.hosts[0].times(|a| matches!(a, Action::SendProbe { to, .. } if *to == address)).len(), 1);
+        world.run(millis(10));
+        assert_eq!(world.hosts[0].times(|a| matches!(a, Action::Pong(pong) if pong.latency.is_some())).len(), 1);
+    }
+    assert!(world.hosts[0].node.handle_ping(id(1), v4(0), now).is_err(), "it is another's");
+}
+
+#[test]
+fn a_node_that_a_restored_registry_does_not_know_says_so_and_keeps_its_peers_until_one_knows_it() {
+    let mut world = pair();
+    world.tell(0, CoordinatorMessage::Close(CloseReason::WrongHistory));
+    assert!(world.hosts[0].node.is_forgotten());
+    assert_eq!(world.hosts[0].node.status(world.now()).warnings, [Warning::Forgotten]);
+    assert_eq!(world.hosts[0].device.peers.len(), 1);
+    world.connect(0);
+    assert!(!world.hosts[0].node.is_forgotten());
+}
+
+#[test]
+fn a_clock_that_is_set_right_while_the_node_runs_is_right_after_a_restart() {
+    let world = World::new(1);
+    let start = world.now();
+    let after =
+        |secs| Now { boot: start.boot + Duration::from_secs(secs), wall: start.wall + MeshDuration::from_secs(secs) };
+    let wrong = Now { wall: MeshTime(5_000), ..start };
+    let mut node = Node::new(setup(0), Cache::new(MESH, id(0)), wrong);
+    node.handle_session(SessionEvent::Opened, wrong);
+    let (epoch, tick) = (world.registry.epoch, world.tick());
+    let welcome = Welcome { coordinator: CoordinatorId(1), epoch, incarnation: Incarnation(0), tick };
+    node.handle_message(CoordinatorMessage::Welcome(welcome), wrong);
+    let killed = node.cache().clone();
+    node.handle_timeout(after(5));
+    assert_eq!(node.cache().clock.unwrap().offset, 0, "it is noticed at once");
+    node.handle_stop(after(9));
+    assert_eq!(node.cache().clock.unwrap().highest, after(9).wall);
+    for cache in [killed, node.cache().clone()] {
+        let again = Node::new(setup(0), cache, after(20));
+        assert_eq!(again.mesh_time(after(20)), after(20).wall);
+    }
+}
+
+#[test]
+fn a_peer_whose_lease_ended_stays_out_after_a_restart_whatever_the_clock_says() {
+    let mut world = World::new(2);
+    let deadline = world.now().wall + MeshDuration::from_secs(30);
+    world.upsert(NodeRecord { expires_at: deadline, ..record(1) });
+    world.run(millis(30_000));
+    let log = &world.hosts[0].log;
+    let removed = log.iter().position(|(_, a)| is_change_of(a, 1, |c| *c == PeerChange::Remove)).unwrap();
+    let stored = |a: &Action| matches!(a, Action::Persist(Record::Clock(clock)) if clock.highest >= deadline);
+    assert!(log[..removed].iter().any(|(_, a)| stored(a)), "before the device shows it");
 }
 
 #[test]
