@@ -1,0 +1,437 @@
+//! WireGuard's state about one peer: sessions, handshakes and timers, without I/O.
+//!
+//! The shell reserves counters with `send`, seals outside the lock and sends; it opens outside the lock and reports what
+//! authenticated with `receive`. Handshake messages go through `initiate`, `handle_initiation`, `handle_response` and
+//! `handle_cookie`; their mac1 must have been checked (`CookieChecker`). After every call, and when `deadline` has come,
+//! `poll` says what there is to do. Staged packets, endpoints and the table of indices are the shell's.
+
+pub mod limits;
+mod sessions;
+mod timers;
+
+use crate::cookie::CookieJar;
+use crate::identity::LocalIdentity;
+use crate::keys::KeyPair;
+use crate::message::{CookieReply, DATA_MIN, INITIATION_LEN, RESPONSE_LEN, Response};
+use crate::noise::{self, ConsumedInitiation, Initiator, Remote, Secret};
+use crate::tai64n::Tai64n;
+use limits::{INITIATIONS_PER_SECOND, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_AFTER};
+use mesh_types::{PresharedKey, PublicKey};
+use sessions::{Session, Sessions};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use timers::{Due, Timers};
+use x25519_dalek::StaticSecret;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Random input for one handshake message.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct Fresh {
+    /// An ephemeral private key: 32 random bytes.
+    pub ephemeral: [u8; 32],
+    /// An index that no handshake and no session of this device has now.
+    pub index: u32,
+}
+
+/// What there is to send with.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Seal with these keys, counting up from `first_counter`.
+    Session {
+        /// The keys.
+        keys: Arc<KeyPair>,
+        /// The counter of the first packet.
+        first_counter: u64,
+    },
+    /// There is no session: stage the packets. A handshake has been asked for.
+    NoSession,
+}
+
+/// One data message that authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Its counter.
+    pub counter: u64,
+    /// The length of its plaintext; 0 is a keepalive.
+    pub len: usize,
+    /// Set by `Peer::receive`: it was not seen before. Any other is to be dropped.
+    pub fresh: bool,
+}
+
+/// What is to be done about a peer.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Call `initiate` and send the message.
+    Initiate,
+    /// Send what is staged.
+    SendStaged,
+    /// Send what is staged, or else one empty data message (`send_keepalive`).
+    SendKeepalive,
+    /// Drop what is staged: the peer has not answered for 90 seconds.
+    DropStaged,
+    /// Data messages for this local index are opened with these keys from now on.
+    Install(Arc<KeyPair>),
+    /// This local index, of a session or a handshake, is free again.
+    Release(u32),
+    /// A handshake is complete; the time for `latest handshake`.
+    Completed,
+}
+
+/// Why a handshake message was dropped.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The initiation was made with another static key.
+    #[error("the initiation is {0}'s, not this peer's")]
+    Stranger(PublicKey),
+    /// The shared secret of both static keys is zero, or the peer's key is this side's own.
+    #[error("no handshake is possible with this public key: its shared secret is known to everyone, or it is our own")]
+    UnusableKey,
+    /// The message does not authenticate.
+    #[error("the message does not authenticate: it was made with other keys or another preshared key, or forged")]
+    Unauthentic,
+    /// Its timestamp is not greater than the greatest seen.
+    #[error("the initiation's timestamp is not newer than the last one: a replay, or the peer's clock went back")]
+    Replayed,
+    /// It comes too soon after the last one.
+    #[error("more than {INITIATIONS_PER_SECOND} initiations a second")]
+    Flood,
+    /// No initiation of this side waits for it.
+    #[error("no initiation waits for a response with receiver index {0:#010x}")]
+    NotAwaited(u32),
+    /// No message of this side waits for a cookie.
+    #[error("the cookie reply does not belong to the last handshake message")]
+    NoSuchCookie,
+}
+
+/// Counts and times, as `wg show` has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of authenticated messages received.
+    pub rx_bytes: u64,
+    /// Bytes of messages sent.
+    pub tx_bytes: u64,
+    /// When the last handshake was complete.
+    pub last_handshake: Option<Instant>,
+    /// When something authenticated was last received.
+    pub last_received: Option<Instant>,
+}
+
+/// The protocol's state about one peer.
+pub struct Peer {
+    local: Arc<LocalIdentity>,
+    remote: PublicKey,
+    /// The Diffie-Hellman of both static keys, unless there can be no handshake.
+    static_static: Option<Secret>,
+    preshared: PresharedKey,
+    cookies: CookieJar,
+    /// The initiation that waits for its response. One of the peer that crosses it leaves it alone.
+    handshake: Option<Initiator>,
+    /// The greatest timestamp of the peer's initiations.
+    newest_initiation: Tai64n,
+    initiation_taken: Option<Instant>,
+    /// The timestamp of the last initiation of this side.
+    last_stamp: Tai64n,
+    sessions: Sessions,
+    timers: Timers,
+    /// The initiator has asked for a handshake because its current session ends soon.
+    asked_on_receive: bool,
+    actions: VecDeque<Action>,
+    stats: Stats,
+}
+
+impl Peer {
+    /// A peer without a session. With a persistent keepalive the first handshake is due at once.
+    pub fn new(
+        local: &Arc<LocalIdentity>,
+        remote: PublicKey,
+        preshared: Option<PresharedKey>,
+        keepalive: Option<u16>,
+    ) -> Self {
+        let seed = noise::hash(&[local.public_key().as_bytes(), remote.as_bytes()]);
+        let mut peer = Self {
+            local: local.clone(),
+            remote,
+            static_static: static_static(local, &remote),
+            preshared: preshared.unwrap_or(NO_PRESHARED_KEY),
+            cookies: CookieJar::new(&remote),
+            handshake: None,
+            newest_initiation: Tai64n::default(),
+            initiation_taken: None,
+            last_stamp: Tai64n::default(),
+            sessions: Sessions::default(),
+            timers: Timers::new(word(&seed)),
+            asked_on_receive: false,
+            actions: VecDeque::new(),
+            stats: Stats::default(),
+        };
+        peer.set_keepalive(keepalive);
+        peer
+    }
+
+    /// The peer's static public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.remote
+    }
+
+    /// Counts and times.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Sets the preshared key of handshakes to come; sessions live on.
+    pub fn set_preshared_key(&mut self, preshared: Option<PresharedKey>) {
+        self.preshared = preshared.unwrap_or(NO_PRESHARED_KEY);
+    }
+
+    /// Sets the persistent keepalive in seconds; 0 is off. Turning it on sends one at once.
+    pub fn set_keepalive(&mut self, seconds: Option<u16>) {
+        let interval = seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
+        if self.timers.set_interval(interval) {
+            self.actions.push_back(Action::SendKeepalive);
+        }
+    }
+
+    /// Gives this side a new static key: nothing more is sent on the sessions, the handshake under way is forgotten and
+    /// the next one need not wait.
+    pub fn set_identity(&mut self, local: &Arc<LocalIdentity>) {
+        if local.public_key() == self.local.public_key() {
+            return;
+        }
+        self.static_static = static_static(local, &self.remote);
+        self.local = local.clone();
+        self.end_handshake();
+        self.sessions.stop_sending();
+        self.timers.forget_handshake();
+    }
+
+    /// Reserves counters for `packets` data messages of `bytes` in all, headers and tags included.
+    #[inline]
+    pub fn send(&mut self, packets: u32, bytes: u64, now: Instant) -> Outgoing {
+        let outgoing = self.reserve(packets, bytes, now);
+        if let Outgoing::Session { .. } = outgoing {
+            self.timers.data_sent(now);
+        }
+        outgoing
+    }
+
+    /// Reserves a counter for one empty data message.
+    pub fn send_keepalive(&mut self, now: Instant) -> Outgoing {
+        let outgoing = self.reserve(1, DATA_MIN as u64, now);
+        if let Outgoing::Session { .. } = outgoing {
+            self.timers.keepalive_sent(now);
+        }
+        outgoing
+    }
+
+    fn reserve(&mut self, packets: u32, bytes: u64, now: Instant) -> Outgoing {
+        let Some((session, first_counter)) = self.sessions.reserve(packets, now) else {
+            self.timers.want_handshake(now);
+            return Outgoing::NoSession;
+        };
+        let keys = session.keys.clone();
+        let worn = session.next_counter > REKEY_AFTER_MESSAGES
+            || keys.is_initiator() && now.saturating_duration_since(keys.created()) >= REKEY_AFTER_TIME;
+        self.stats.tx_bytes += bytes;
+        self.timers.sent(now);
+        if worn {
+            self.timers.want_handshake(now);
+        }
+        Outgoing::Session { keys, first_counter }
+    }
+
+    /// Takes data messages of one session that authenticated, in their order, and marks those that are new.
+    #[inline]
+    pub fn receive(&mut self, local_index: u32, incoming: &mut [Incoming], now: Instant) {
+        let session = self.sessions.find(local_index).filter(|session| !session.keys.expired(now));
+        let Some(session) = session else {
+            incoming.iter_mut().for_each(|packet| packet.fresh = false);
+            return;
+        };
+        let mut data = false;
+        let mut bytes = 0;
+        for packet in incoming {
+            packet.fresh = session.window.accept(packet.counter);
+            if packet.fresh {
+                data |= packet.len > 0;
+                bytes += (DATA_MIN + packet.len) as u64;
+            }
+        }
+        if bytes == 0 {
+            return;
+        }
+        if self.sessions.is_next(local_index) {
+            self.sessions.confirm(|index| self.actions.push_back(Action::Release(index)));
+            self.complete(now);
+            self.actions.push_back(Action::SendStaged);
+        }
+        self.refresh_on_receive(now);
+        self.received(bytes, now);
+        if data {
+            self.timers.data_received(now);
+        }
+    }
+
+    /// Makes an initiation. `None` if there can be no handshake with the peer's key: the index is not used.
+    ///
+    /// `stamp` may stand still or go back: what is sent is greater than what was sent before.
+    pub fn initiate(&mut self, fresh: Fresh, stamp: Tai64n, now: Instant) -> Option<[u8; INITIATION_LEN]> {
+        self.timers.initiated(now);
+        let remote = Remote { public: &self.remote, static_static: self.static_static.as_ref()? };
+        let stamp = stamp.max(self.last_stamp.next());
+        let ephemeral = StaticSecret::from(fresh.ephemeral);
+        let (message, handshake) = noise::initiate(&self.local, remote, ephemeral, fresh.index, stamp)?;
+        self.end_handshake();
+        self.handshake = Some(handshake);
+        self.last_stamp = stamp;
+        self.timers.stir(word(&message.ephemeral));
+        let mut bytes = message.write();
+        self.cookies.sign(&mut bytes, now);
+        self.sent(bytes.len(), now);
+        Some(bytes)
+    }
+
+    /// Answers an initiation. The index of `fresh` is used only if there is an answer.
+    pub fn handle_initiation(
+        &mut self,
+        initiation: ConsumedInitiation,
+        fresh: Fresh,
+        now: Instant,
+    ) -> Result<[u8; RESPONSE_LEN], Refused> {
+        if initiation.remote() != self.remote {
+            return Err(Refused::Stranger(initiation.remote()));
+        }
+        let static_static = self.static_static.as_ref().ok_or(Refused::UnusableKey)?;
+        let responder = initiation.prove(static_static).ok_or(Refused::Unauthentic)?;
+        if responder.timestamp <= self.newest_initiation {
+            return Err(Refused::Replayed);
+        }
+        let since = self.initiation_taken.map(|taken| now.saturating_duration_since(taken));
+        if since.is_some_and(|since| since < Duration::from_secs(1) / INITIATIONS_PER_SECOND) {
+            return Err(Refused::Flood);
+        }
+        self.newest_initiation = responder.timestamp;
+        self.initiation_taken = Some(now);
+
+        let ephemeral = StaticSecret::from(fresh.ephemeral);
+        let (message, keys) = responder
+            .respond(&self.remote, &self.preshared, &ephemeral, fresh.index, now)
+            .ok_or(Refused::UnusableKey)?;
+        let keys = Arc::new(keys);
+        self.sessions.prepare(Session::new(keys.clone()), |index| self.actions.push_back(Action::Release(index)));
+        self.actions.push_back(Action::Install(keys));
+        self.timers.session_derived(now);
+        self.timers.stir(word(&message.ephemeral));
+        let mut bytes = message.write();
+        self.cookies.sign(&mut bytes, now);
+        self.timers.responded(now);
+        self.sent(bytes.len(), now);
+        self.received(INITIATION_LEN as u64, now);
+        Ok(bytes)
+    }
+
+    /// Takes the response to this side's initiation: there is a session, to be confirmed at once by what is staged or a
+    /// keepalive.
+    pub fn handle_response(&mut self, message: &Response, now: Instant) -> Result<(), Refused> {
+        let handshake = self.handshake.as_ref().filter(|handshake| handshake.index == message.receiver);
+        let handshake = handshake.ok_or(Refused::NotAwaited(message.receiver))?;
+        let keys = handshake.consume(&self.local, &self.preshared, message, now).ok_or(Refused::Unauthentic)?;
+        self.handshake = None;
+        let keys = Arc::new(keys);
+        self.sessions.begin(Session::new(keys.clone()), |index| self.actions.push_back(Action::Release(index)));
+        self.actions.push_back(Action::Install(keys));
+        self.timers.session_derived(now);
+        self.complete(now);
+        self.actions.push_back(Action::SendKeepalive);
+        self.received(RESPONSE_LEN as u64, now);
+        Ok(())
+    }
+
+    /// Takes the answer of a peer under load: the next handshake message carries its cookie.
+    pub fn handle_cookie(&mut self, message: &CookieReply, now: Instant) -> Result<(), Refused> {
+        if self.cookies.take(message, now) { Ok(()) } else { Err(Refused::NoSuchCookie) }
+    }
+
+    /// One thing that there is to do now.
+    #[inline]
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            match self.timers.expire(now)? {
+                Due::Initiate => return Some(Action::Initiate),
+                Due::GiveUp => return Some(Action::DropStaged),
+                Due::Keepalive | Due::PersistentKeepalive => return Some(Action::SendKeepalive),
+                Due::NewHandshake => self.timers.want_handshake(now),
+                Due::ZeroKeys => self.end(),
+            }
+        }
+    }
+
+    /// When `poll` has something to do again, if nothing is called before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    /// Wipes the keys of all sessions and of the handshake under way.
+    fn end(&mut self) {
+        self.end_handshake();
+        self.sessions.clear(|index| self.actions.push_back(Action::Release(index)));
+    }
+
+    fn end_handshake(&mut self) {
+        if let Some(handshake) = self.handshake.take() {
+            self.actions.push_back(Action::Release(handshake.index));
+        }
+    }
+
+    fn complete(&mut self, now: Instant) {
+        self.timers.handshake_complete();
+        self.asked_on_receive = false;
+        self.stats.last_handshake = Some(now);
+        self.actions.push_back(Action::Completed);
+    }
+
+    fn refresh_on_receive(&mut self, now: Instant) {
+        let Some(session) = self.sessions.current.as_ref() else { return };
+        let ends_soon = session.sending
+            && session.keys.is_initiator()
+            && now.saturating_duration_since(session.keys.created()) >= REKEY_ON_RECEIVE_AFTER;
+        if ends_soon && !self.asked_on_receive {
+            self.asked_on_receive = true;
+            self.timers.want_handshake(now);
+        }
+    }
+
+    fn sent(&mut self, bytes: usize, now: Instant) {
+        self.stats.tx_bytes += bytes as u64;
+        self.timers.sent(now);
+    }
+
+    fn received(&mut self, bytes: u64, now: Instant) {
+        self.stats.rx_bytes += bytes;
+        self.stats.last_received = Some(now);
+        self.timers.received(now);
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("remote", &self.remote).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// What takes the place of a preshared key where there is none (paper, section 5.4).
+const NO_PRESHARED_KEY: PresharedKey = PresharedKey::from_bytes([0; 32]);
+
+fn static_static(local: &LocalIdentity, remote: &PublicKey) -> Option<Secret> {
+    let own = local.public_key() == *remote;
+    noise::shared_secret(local.private(), remote.as_bytes()).filter(|_| !own)
+}
+
+fn word(bytes: &[u8; 32]) -> u64 {
+    u64::from_le_bytes(*bytes.first_chunk().expect("eight of thirty-two bytes"))
+}
