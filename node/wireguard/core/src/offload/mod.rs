@@ -10,8 +10,12 @@
 pub mod checksum;
 mod ip;
 mod join;
+mod segment;
 mod split;
 mod vnet;
+
+#[cfg(test)]
+mod tests;
 
 pub use join::{Capabilities, Group, Joiner, MAX_JOINED, Place};
 pub use split::{Segments, SplitError, split};
