@@ -49,3 +49,11 @@ impl fmt::Debug for LocalIdentity {
         write!(f, "LocalIdentity({})", self.public)
     }
 }
+
+#[cfg(test)]
+impl LocalIdentity {
+    /// Someone who claims another's public key.
+    pub(crate) fn impostor(private: &PrivateKey, public: PublicKey) -> Self {
+        Self { public, ..Self::new(private) }
+    }
+}

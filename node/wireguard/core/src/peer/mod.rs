@@ -7,6 +7,8 @@
 
 pub mod limits;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use crate::cookie::CookieJar;
@@ -369,6 +371,12 @@ impl Peer {
                 Due::ZeroKeys => self.end(),
             }
         }
+    }
+
+    /// Whether `poll` has something to do whatever the time is.
+    #[inline]
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
     }
 
     /// When `poll` has something to do again, if nothing is called before.
