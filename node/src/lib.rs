@@ -22,3 +22,4 @@ mod session;
 pub mod state;
 mod status;
 mod token;
+pub mod wireguard;

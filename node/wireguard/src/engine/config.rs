@@ -71,6 +71,8 @@ impl PeerChange {
 pub struct DeviceState {
     /// Its key.
     pub private_key: Option<PrivateKey>,
+    /// The public half of it.
+    pub public_key: Option<PublicKey>,
     /// Its UDP port; 0 if it has no socket.
     pub listen_port: u16,
     /// The mark on its packets.

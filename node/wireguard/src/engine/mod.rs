@@ -17,12 +17,13 @@ pub use config::{Change, DeviceState, PeerChange, PeerChangeKind, PeerState};
 
 use crate::tun::{Tun, TunError};
 use crate::udp::{Endpoint, Socket};
-use control::{Control, Identity, Inbox};
+use control::{Control, Identity};
 use mesh_types::{AllowedIp, PrivateKey, PublicKey};
 use mesh_wireguard_core::{LocalIdentity, Peer};
-use shared::{Cell, Shared, Tables, new_waker};
+use shared::{Cell, Shared, Tables};
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -87,9 +88,8 @@ impl Engine {
         let workers = workers.unwrap_or(cores).clamp(1, MAX_WORKERS);
         let (tun, queues) = Tun::create(interface, workers)?;
         let failed = |source: io::Error| EngineError::System { doing: format!("start {interface}"), source };
-        let wakers = (0..workers).map(|_| new_waker()).collect::<Result<_, _>>();
-        let inbox = Inbox::new().map_err(|errno| failed(errno.into()))?;
-        let shared = Arc::new(Shared::new(tun, inbox, wakers.map_err(|errno| failed(errno.into()))?));
+        let shared = Shared::new(tun, workers).map_err(|errno| failed(errno.into()))?;
+        let shared = Arc::new(shared);
         let identity = Arc::<Identity>::default();
         let mut engine = Self {
             shared: shared.clone(),
@@ -127,12 +127,9 @@ impl Engine {
         !self.shared.failed.load(Ordering::Acquire)
     }
 
-    /// Waits for the engine to end by itself.
-    pub fn wait(&self) {
-        while self.is_alive() {
-            // It ends once, and nobody is in a hurry.
-            std::thread::sleep(Duration::from_millis(100));
-        }
+    /// Becomes readable when the engine ends by itself.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.shared.ended.as_fd()
     }
 
     /// Makes the changes, in their order. On an error those before it have been made.
@@ -162,10 +159,16 @@ impl Engine {
         let socket = self.shared.socket(0);
         DeviceState {
             private_key: settings.key.as_ref().map(|(key, _)| key.clone()),
+            public_key: settings.key.as_ref().map(|(_, local)| local.public_key()),
             listen_port: socket.and_then(|socket| socket.port().ok()).unwrap_or_default(),
             fwmark: settings.fwmark,
             peers,
         }
+    }
+
+    /// The public half of its key, if it has one.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.lock().key.as_ref().map(|(_, local)| local.public_key())
     }
 
     fn set_key(&self, settings: &mut Settings, key: Option<&PrivateKey>) -> Result<(), EngineError> {

@@ -34,7 +34,10 @@ pub(crate) struct Shared {
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicUsize,
     pub(crate) inbox: Inbox,
+    /// One for each worker.
     pub(crate) wakers: Vec<EventFd>,
+    /// For whoever waits for the end.
+    pub(crate) ended: EventFd,
     pub(crate) stopping: AtomicBool,
     /// The interface was taken away, or a thread could not go on.
     pub(crate) failed: AtomicBool,
@@ -83,19 +86,20 @@ pub(crate) struct CellState {
 }
 
 impl Shared {
-    pub(crate) fn new(tun: Tun, inbox: Inbox, wakers: Vec<EventFd>) -> Self {
+    pub(crate) fn new(tun: Tun, workers: usize) -> nix::Result<Self> {
         let mtu = tun.mtu().unwrap_or(crate::tun::DEFAULT_MTU);
-        Self {
+        Ok(Self {
             tun,
             tables: RwLock::default(),
             sockets: RwLock::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicUsize::new(mtu.into()),
-            inbox,
-            wakers,
+            inbox: Inbox::new()?,
+            wakers: (0..workers).map(|_| new_waker()).collect::<Result<_, _>>()?,
+            ended: new_waker()?,
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
-        }
+        })
     }
 
     pub(crate) fn tables(&self) -> RwLockReadGuard<'_, Tables> {
@@ -146,6 +150,7 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
         self.stopping.store(true, Ordering::Release);
         self.wake_all();
+        wake(&self.ended);
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

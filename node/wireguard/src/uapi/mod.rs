@@ -62,6 +62,13 @@ impl Uapi {
     }
 }
 
+impl Uapi {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for Uapi {
     fn drop(&mut self) {
         let _ = self.stop.write(1);

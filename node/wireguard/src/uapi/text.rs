@@ -252,6 +252,7 @@ mod tests {
     fn what_is_described_reads_as_the_change_that_makes_it() {
         let state = DeviceState {
             private_key: Some(PrivateKey::from_bytes([7; 32])),
+            public_key: None,
             listen_port: 51_820,
             fwmark: 3,
             peers: vec![PeerState {
