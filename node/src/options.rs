@@ -100,7 +100,7 @@ pub struct WireguardOptions {
     #[arg(value_name = "INTERFACE", value_parser = interface_name)]
     pub interface: String,
 
-    /// Threads that carry packets [default: one for each core, eight at most]
+    /// Threads that carry packets [default: one for every two cores, eight at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: Option<u16>,
 }

@@ -219,8 +219,7 @@ impl Control {
             match state.core.poll(now) {
                 Some(action) => self.act(cell, state, action, fresh, now),
                 None => {
-                    state.scheduled = state.core.deadline();
-                    if let Some(deadline) = state.scheduled {
+                    if let Some(deadline) = state.schedule(now) {
                         self.wheel.insert(cell.id, deadline);
                     }
                     return;

@@ -80,8 +80,10 @@ pub(crate) struct CellState {
     /// Raw reads of the interface that wait for a session.
     pub(crate) staged: VecDeque<Box<[u8]>>,
     staged_bytes: usize,
-    /// When the control thread will look at it next, if it will.
-    pub(crate) scheduled: Option<Instant>,
+    /// When the control thread will look at it, at the latest, if it will.
+    scheduled: Option<Instant>,
+    /// That moment came from a worker: nothing in the wheel stands for it.
+    is_told: bool,
     pub(crate) last_handshake: Option<SystemTime>,
 }
 
@@ -205,6 +207,7 @@ impl CellState {
             staged: VecDeque::new(),
             staged_bytes: 0,
             scheduled: None,
+            is_told: false,
             last_handshake: None,
         }
     }
@@ -243,8 +246,23 @@ impl CellState {
         let sooner = self.scheduled.is_none_or(|scheduled| deadline < scheduled);
         if sooner {
             self.scheduled = Some(deadline);
+            self.is_told = true;
         }
         sooner
+    }
+
+    /// For the control thread, which has done what was due: when it has to look again, unless it will anyway. So there is
+    /// one entry in its wheel that matters, and those that a sooner one has overtaken die out.
+    pub(crate) fn schedule(&mut self, now: Instant) -> Option<Instant> {
+        if std::mem::take(&mut self.is_told) || self.scheduled.is_some_and(|scheduled| scheduled <= now) {
+            self.scheduled = None;
+        }
+        let deadline = self.core.deadline()?;
+        let sooner = self.scheduled.is_none_or(|scheduled| deadline < scheduled);
+        if sooner {
+            self.scheduled = Some(deadline);
+        }
+        sooner.then_some(deadline)
     }
 }
 

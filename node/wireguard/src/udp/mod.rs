@@ -84,7 +84,9 @@ impl Socket {
         };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket::socket(domain, SockType::Datagram, flags, None)?;
-        let socket = Self { fd, family, gso: AtomicBool::new(true) };
+        // Linux has it since 4.18; others may know the name and not the thing.
+        let gso = AtomicBool::new(has_option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT));
+        let socket = Self { fd, family, gso };
         socket.set_options(shared)?;
         socket.set_mark(mark)?;
         match family {
@@ -165,6 +167,15 @@ impl AsFd for Socket {
     }
 }
 
+fn has_option(fd: &OwnedFd, level: c_int, name: c_int) -> bool {
+    let mut value: c_int = 0;
+    let mut length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open; `value` has the length given, and both outlive the call.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::from_mut(&mut value).cast(), &mut length) };
+    result == 0
+}
+
 /// Room for the ancillary data of one message, aligned as the kernel wants it: three pieces of at most 20 bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -173,3 +184,6 @@ struct Control([u8; 128]);
 impl Control {
     const EMPTY: Self = Self([0; 128]);
 }
+
+#[cfg(test)]
+mod tests;
