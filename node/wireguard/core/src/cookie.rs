@@ -223,3 +223,104 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; MAC] {
 fn equal(one: &[u8; MAC], other: &[u8; MAC]) -> bool {
     verify_slices_are_equal(one, other).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{INITIATION_LEN, RESPONSE_LEN};
+    use mesh_types::PrivateKey;
+    use proptest::prelude::*;
+
+    const SOURCE: ([u8; 4], u16) = ([192, 0, 2, 1], 51820);
+
+    /// A checker, and what knows its key.
+    fn both() -> (CookieChecker, CookieJar) {
+        let identity = LocalIdentity::new(&PrivateKey::from_bytes([1; 32]));
+        (CookieChecker::new(&identity), CookieJar::new(&identity.public_key()))
+    }
+
+    fn random(byte: u8) -> CookieRandom {
+        CookieRandom { secret: [byte; 32], nonce: [byte; 24] }
+    }
+
+    fn signed(jar: &mut CookieJar, now: Instant) -> [u8; RESPONSE_LEN] {
+        let mut message = [7; RESPONSE_LEN];
+        message[RESPONSE_LEN - 2 * MAC..].fill(0);
+        jar.sign(&mut message, now);
+        message
+    }
+
+    #[test]
+    fn without_load_mac1_is_enough_and_needed() {
+        let now = Instant::now();
+        let (mut checker, mut jar) = both();
+        let message = signed(&mut jar, now);
+        assert_eq!(checker.check(&message, SOURCE.into(), false, now), Verdict::Valid);
+        for byte in [0, 4, RESPONSE_LEN - 2 * MAC - 1, RESPONSE_LEN - 2 * MAC, RESPONSE_LEN - MAC - 1] {
+            let mut message = message;
+            message[byte] ^= 1;
+            for under_load in [false, true] {
+                assert_eq!(checker.check(&message, SOURCE.into(), under_load, now), Verdict::Invalid);
+            }
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_good_for_one_address_and_port_until_the_secret_is_two_minutes_old() {
+        let now = Instant::now();
+        let (mut checker, mut jar) = both();
+        let message = signed(&mut jar, now);
+        assert_eq!(checker.check(&message, SOURCE.into(), true, now), Verdict::NeedsCookie);
+        let reply = checker.reply(&message, SOURCE.into(), random(1), now).unwrap();
+        assert!(jar.take(&CookieReply::parse(&reply).unwrap(), now));
+
+        let message = signed(&mut jar, now);
+        let later = now + SECRET_MAX_AGE - Duration::from_millis(1);
+        assert_eq!(checker.check(&message, SOURCE.into(), true, later), Verdict::Valid);
+        for other in [([192, 0, 2, 1], 51821), ([192, 0, 2, 2], 51820)] {
+            assert_eq!(checker.check(&message, other.into(), true, later), Verdict::NeedsCookie);
+        }
+        assert_eq!(checker.check(&message, SOURCE.into(), true, now + SECRET_MAX_AGE), Verdict::NeedsCookie);
+
+        // The next reply brings a new secret, and no reply before that.
+        checker.reply(&message, SOURCE.into(), random(2), later).unwrap();
+        assert_eq!(checker.check(&message, SOURCE.into(), true, later), Verdict::Valid);
+        checker.reply(&message, SOURCE.into(), random(2), now + SECRET_MAX_AGE).unwrap();
+        assert_eq!(checker.check(&message, SOURCE.into(), true, now + SECRET_MAX_AGE), Verdict::NeedsCookie);
+    }
+
+    #[test]
+    fn a_source_with_a_cookie_is_still_limited() {
+        let now = Instant::now();
+        let (mut checker, mut jar) = both();
+        let message = signed(&mut jar, now);
+        let reply = checker.reply(&message, SOURCE.into(), random(1), now).unwrap();
+        assert!(jar.take(&CookieReply::parse(&reply).unwrap(), now));
+        let message = signed(&mut jar, now);
+        let verdicts: Vec<Verdict> = (0..7).map(|_| checker.check(&message, SOURCE.into(), true, now)).collect();
+        assert_eq!(verdicts, [&[Verdict::Valid; 5][..], &[Verdict::RateLimited; 2]].concat());
+        assert_eq!(checker.check(&message, SOURCE.into(), false, now), Verdict::Valid);
+    }
+
+    #[test]
+    fn load_lasts_for_a_second_after_the_queue_was_long() {
+        let now = Instant::now();
+        let mut load = Load::default();
+        assert!(!load.observe(511, now));
+        assert!(load.observe(512, now));
+        assert!(load.observe(0, now + Duration::from_millis(999)));
+        assert!(!load.observe(0, now + Duration::from_secs(1)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nonsense_of_any_length_is_invalid(bytes in proptest::collection::vec(any::<u8>(), 0..INITIATION_LEN + 1)) {
+            let now = Instant::now();
+            let (mut checker, _) = both();
+            prop_assert_eq!(checker.check(&bytes, SOURCE.into(), true, now), Verdict::Invalid);
+            let _ = checker.reply(&bytes, SOURCE.into(), random(1), now);
+        }
+    }
+}

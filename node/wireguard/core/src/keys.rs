@@ -150,3 +150,26 @@ pub(crate) fn nonce(counter: u64) -> Nonce {
     bytes[4..].copy_from_slice(&counter.to_le_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_padded_to_sixteen_but_not_beyond_the_mtu() {
+        for (len, mtu, padded) in [
+            (0, 1420, 0),
+            (1, 1420, 16),
+            (16, 1420, 16),
+            (1409, 1420, 1420),
+            (1420, 1420, 1420),
+            (1421, 1420, 1436),
+            (2 * 1420, 1420, 2 * 1420),
+            (2999, 1420, 3000),
+            (5, 3, 6),
+            (1421, 0, 1424),
+        ] {
+            assert_eq!(padded_len(len, mtu), padded, "{len} with MTU {mtu}");
+        }
+    }
+}

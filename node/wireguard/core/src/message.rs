@@ -218,3 +218,73 @@ impl Writer<'_> {
         self.0 = rest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Bytes that look like one of the messages more often than chance would have it.
+    fn datagram() -> impl Strategy<Value = Vec<u8>> {
+        let len =
+            prop_oneof![Just(INITIATION_LEN), Just(RESPONSE_LEN), Just(COOKIE_REPLY_LEN), Just(DATA_MIN), 0..200_usize];
+        let start = prop_oneof![(0..6_u8).prop_map(|kind| [kind, 0, 0, 0]), any::<[u8; 4]>()];
+        (start, len, vec(any::<u8>(), 200)).prop_map(|(start, len, mut bytes)| {
+            bytes[..4].copy_from_slice(&start);
+            bytes.truncate(len);
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn exactly_one_parser_takes_what_is_classified_and_writes_it_back(bytes in datagram()) {
+            let kind = classify(&bytes);
+            let initiation = Initiation::parse(&bytes);
+            let response = Response::parse(&bytes);
+            let cookie = CookieReply::parse(&bytes);
+            let data = DataHeader::parse(&bytes);
+            prop_assert_eq!(initiation.is_some(), kind == Some(MessageKind::Initiation));
+            prop_assert_eq!(response.is_some(), kind == Some(MessageKind::Response));
+            prop_assert_eq!(cookie.is_some(), kind == Some(MessageKind::Cookie));
+            prop_assert_eq!(data.is_some(), kind == Some(MessageKind::Data));
+            if let Some(message) = initiation {
+                prop_assert_eq!(&message.write()[..INITIATION_LEN - 2 * MAC], &bytes[..INITIATION_LEN - 2 * MAC]);
+            }
+            if let Some(message) = response {
+                prop_assert_eq!(&message.write()[..RESPONSE_LEN - 2 * MAC], &bytes[..RESPONSE_LEN - 2 * MAC]);
+            }
+            if let Some(message) = cookie {
+                prop_assert_eq!(&message.write()[..], &bytes[..]);
+            }
+            if let Some(header) = data {
+                prop_assert_eq!(&header.write()[..], &bytes[..DATA_HEADER]);
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_have_exact_lengths_and_zero_reserved_bytes() {
+        for (kind, len, more) in [(1, 148, false), (2, 92, false), (3, 64, false), (4, 32, true)] {
+            let of = |len: usize| {
+                let mut bytes = vec![0; len];
+                bytes[0] = kind;
+                bytes
+            };
+            assert!(classify(&of(len)).is_some());
+            assert!(classify(&of(len - 1)).is_none());
+            assert_eq!(classify(&of(len + 1)).is_some(), more);
+            for reserved in 1..4 {
+                let mut bytes = of(len);
+                bytes[reserved] = 1;
+                assert!(classify(&bytes).is_none());
+            }
+        }
+        for kind in [0, 5, 255] {
+            assert!(classify(&[[kind, 0, 0, 0]; 37].concat()).is_none());
+        }
+    }
+}

@@ -77,3 +77,47 @@ impl Bucket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v4(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn a_source_gets_a_burst_of_five_then_twenty_a_second() {
+        let start = Instant::now();
+        let mut limiter = RateLimiter::default();
+        let taken = |limiter: &mut RateLimiter, at| (0..10).filter(|_| limiter.allow(v4(1), start + at)).count();
+        assert_eq!(taken(&mut limiter, Duration::ZERO), 5);
+        assert_eq!(taken(&mut limiter, Duration::from_millis(49)), 0);
+        assert_eq!(taken(&mut limiter, Duration::from_millis(50)), 1);
+        assert_eq!(taken(&mut limiter, Duration::from_millis(150)), 2);
+        assert_eq!(taken(&mut limiter, Duration::from_millis(900)), 5, "no more than a burst is saved up");
+        assert!(limiter.allow(v4(2), start), "another source has its own");
+    }
+
+    #[test]
+    fn an_ipv6_64_is_one_source_and_a_mapped_address_is_its_ipv4_one() {
+        let now = Instant::now();
+        let mut limiter = RateLimiter::default();
+        let addresses = ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "192.0.2.1", "::ffff:192.0.2.1"];
+        for pair in addresses.map(|address| address.parse::<IpAddr>().unwrap()).chunks(2) {
+            let taken = (0..10).filter(|number| limiter.allow(pair[number % 2], now)).count();
+            assert_eq!(taken, 5);
+        }
+        assert!(limiter.allow("2001:db8:0:2::1".parse().unwrap(), now));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets() {
+        let now = Instant::now();
+        let mut limiter = RateLimiter::default();
+        assert!((0..MAX_SOURCES as u32).all(|number| limiter.allow(v4(number), now)));
+        assert!(!limiter.allow(v4(u32::MAX), now));
+        assert!(limiter.allow(v4(u32::MAX), now + FORGET_AFTER));
+        assert_eq!(limiter.sources.len(), 1);
+    }
+}

@@ -51,3 +51,76 @@ impl ReplayWindow {
         fresh
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// All that a window may say, from everything that it took.
+    #[derive(Default)]
+    struct Naive(BTreeSet<u64>);
+
+    impl Naive {
+        fn accept(&mut self, counter: u64) -> bool {
+            let too_old = self.0.last().is_some_and(|highest| counter.saturating_add(WINDOW) < *highest);
+            counter < REJECT_AFTER_MESSAGES && !too_old && self.0.insert(counter)
+        }
+    }
+
+    /// Counters near each other, with jumps about as wide as the ring, around a start that may be anywhere.
+    fn counters() -> impl Strategy<Value = Vec<u64>> {
+        let start = prop_oneof![Just(0), any::<u64>(), Just(REJECT_AFTER_MESSAGES - 10_000)];
+        let step = prop_oneof![
+            6 => -80..80_i64,
+            3 => -9_000..9_000_i64,
+            1 => -100_000..100_000_i64,
+            1 => prop_oneof![Just(WINDOW as i64), Just(WINDOW as i64 + 1), Just(8_192), Just(-(WINDOW as i64))],
+        ];
+        (start, proptest::collection::vec(step, 1..400)).prop_map(|(start, steps)| {
+            let next = |counter: &mut u64, step| {
+                *counter = counter.saturating_add_signed(step);
+                Some(*counter)
+            };
+            steps.into_iter().scan(start, next).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_window_takes_what_a_complete_memory_would_take(counters in counters()) {
+            let (mut window, mut naive) = (ReplayWindow::default(), Naive::default());
+            for counter in counters {
+                prop_assert_eq!(window.accept(counter), naive.accept(counter), "{}", counter);
+            }
+        }
+    }
+
+    #[test]
+    fn every_counter_of_a_full_window_is_taken_once_in_any_order() {
+        let mut window = ReplayWindow::default();
+        assert!(window.accept(WINDOW));
+        assert!((0..WINDOW).rev().all(|counter| window.accept(counter)));
+        assert!(!(0..=WINDOW).any(|counter| window.accept(counter)));
+        assert!(window.accept(WINDOW + 1));
+        assert!(!window.accept(0), "too old, though its bit is gone");
+    }
+
+    #[test]
+    fn a_jump_of_a_multiple_of_the_ring_forgets_everything() {
+        let mut window = ReplayWindow::default();
+        assert!((0..8_192).all(|counter| window.accept(counter)));
+        assert!(window.accept(8_192 * 5));
+        assert!((8_192 * 5 - WINDOW..8_192 * 5).all(|counter| window.accept(counter)));
+    }
+
+    #[test]
+    fn the_limits_of_a_key_hold() {
+        let mut window = ReplayWindow::default();
+        assert!(!window.accept(u64::MAX) && !window.accept(REJECT_AFTER_MESSAGES));
+        assert!(window.accept(REJECT_AFTER_MESSAGES - 1));
+    }
+}

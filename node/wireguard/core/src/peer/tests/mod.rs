@@ -5,6 +5,7 @@
 
 mod handshakes;
 mod interop;
+mod known_answers;
 mod random_messages;
 mod timing;
 
