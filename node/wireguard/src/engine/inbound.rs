@@ -5,6 +5,7 @@
 //! thread; what does not authenticate is dropped in silence.
 
 use super::control::Knock;
+use super::hooks::Direction;
 use super::shared::{Indexed, Shared, Tables};
 use crate::tun::{self, Queue};
 use crate::udp::{Endpoint, Receiver, Socket};
@@ -84,6 +85,7 @@ impl Inbound {
                         self.batch.starts.push(start + DATA_HEADER);
                     }
                 }
+                None if shared.hooks.take_frame(packet, endpoint) => {}
                 None => shared.inbox.knock(Knock::new(packet, endpoint)),
             }
             start = end;
@@ -136,6 +138,7 @@ impl Batch {
         if sooner {
             shared.inbox.attend(cell.id);
         }
+        let filter = shared.hooks.filter();
         for (incoming, start) in self.incoming.drain(..).zip(self.starts.drain(..)) {
             if !incoming.fresh || incoming.len == 0 {
                 continue;
@@ -147,6 +150,9 @@ impl Batch {
                 continue;
             }
             let packet = &mut packet[..length];
+            if filter.as_ref().is_some_and(|filter| !filter.admits(&cell.key, Direction::Inbound, packet)) {
+                continue;
+            }
             mark_congestion(packet, ecn);
             joiner.push(Place { buffer: buffer as u32, start: start as u32, len: length as u32 }, packet);
         }

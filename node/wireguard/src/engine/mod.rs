@@ -6,6 +6,7 @@
 
 mod config;
 mod control;
+mod hooks;
 mod inbound;
 mod outbound;
 mod shared;
@@ -14,17 +15,20 @@ mod worker;
 
 pub(crate) use config::since_1970;
 pub use config::{Change, DeviceState, PeerChange, PeerChangeKind, PeerState};
+pub use hooks::{Direction, FRAME_MAGIC, Frame, PacketFilter};
 
 use crate::tun::{Tun, TunError};
-use crate::udp::{Endpoint, Socket};
+use crate::udp::{Endpoint, Outgoing, Socket};
 use control::{Control, Identity};
 use mesh_types::{AllowedIp, PrivateKey, PublicKey};
 use mesh_wireguard_core::{LocalIdentity, Peer};
 use shared::{Cell, Shared, Tables};
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -166,6 +170,30 @@ impl Engine {
             fwmark: settings.fwmark,
             peers,
         }
+    }
+
+    /// Tells of one peer, at the same cost however many there are.
+    pub fn peer(&self, key: &PublicKey) -> Option<PeerState> {
+        let tables = self.shared.tables();
+        let cell = tables.peer(key)?;
+        Some(describe(cell, tables.allowed.of(cell.id).collect()))
+    }
+
+    /// Lets a filter decide from now on which packets pass; without one all do.
+    pub fn set_filter(&self, filter: Option<Arc<dyn PacketFilter>>) {
+        self.shared.hooks.set_filter(filter);
+    }
+
+    /// Hears the frames that come to the device's port from now on.
+    pub fn frames(&self) -> Receiver<Frame> {
+        self.shared.hooks.listen()
+    }
+
+    /// Sends a frame from the device's port. It must begin with [`FRAME_MAGIC`], or other engines will not hear it.
+    pub fn send_frame(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let socket = self.shared.socket(0).ok_or(io::ErrorKind::NotConnected)?;
+        let endpoint = Endpoint { remote: to, source: None };
+        socket.send(&Outgoing { bytes, stride: bytes.len(), endpoint, class: 0 }).map(drop)
     }
 
     /// The public half of its key, if it has one.

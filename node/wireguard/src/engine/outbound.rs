@@ -3,6 +3,7 @@
 //! Packets are copied once, from the super-packet to their place in a train. Packets that follow each other on the same
 //! way continue a train, whichever super-packet they came in.
 
+use super::hooks::Direction;
 use super::shared::{Cell, CellState, Shared};
 use crate::udp::{Endpoint, MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Outgoing, Socket};
 use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG, padded_len};
@@ -72,6 +73,10 @@ impl Outbound {
             };
             cell.clone()
         };
+        let filter = shared.hooks.filter();
+        if filter.is_some_and(|filter| !filter.admits(&cell.key, Direction::Outbound, packet)) {
+            return;
+        }
         let segments = match split(&header, packet) {
             Ok(segments) => segments,
             Err(error) => {

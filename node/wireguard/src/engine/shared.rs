@@ -4,6 +4,7 @@
 //! other; sealing and opening happen outside of both. Only the control thread and configuration write the tables.
 
 use super::control::Inbox;
+use super::hooks::Hooks;
 use crate::tun::Tun;
 use crate::udp::{Endpoint, Socket};
 use mesh_types::{PresharedKey, PublicKey};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicUsize,
     pub(crate) inbox: Inbox,
+    pub(crate) hooks: Hooks,
     /// One for each worker.
     pub(crate) wakers: Vec<EventFd>,
     /// For whoever waits for the end.
@@ -97,6 +99,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             mtu: AtomicUsize::new(mtu.into()),
             inbox: Inbox::new()?,
+            hooks: Hooks::default(),
             wakers: (0..workers).map(|_| new_waker()).collect::<Result<_, _>>()?,
             ended: new_waker()?,
             stopping: AtomicBool::new(false),
