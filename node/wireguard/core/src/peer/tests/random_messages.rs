@@ -38,10 +38,12 @@ enum Event {
         to: u64,
     },
     Initiate(Side),
-    ChangePresharedKey {
-        side: Side,
-        key: u8,
-    },
+    /// Both sides get another preshared key, at one moment, whatever is under way.
+    ChangePresharedKey(u8),
+    /// One side gets another private key, and the other a new peer in place of the old.
+    ChangePrivateKey(Side),
+    /// One side forgets everything but its configuration and its clock.
+    Restart(Side),
     SetKeepalive {
         side: Side,
         seconds: u16,
@@ -55,6 +57,15 @@ enum Event {
         back: bool,
         seconds: u64,
     },
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
 }
 
 fn side() -> impl Strategy<Value = Side> {
@@ -73,7 +84,9 @@ fn event() -> impl Strategy<Value = Event> {
         8 => millis.prop_map(|millis| Event::Wait(Duration::from_millis(millis))),
         1 => (side(), near).prop_map(|(side, to)| Event::WearOut { side, to }),
         1 => side().prop_map(Event::Initiate),
-        1 => (side(), 0..2_u8).prop_map(|(side, key)| Event::ChangePresharedKey { side, key }),
+        1 => any::<u8>().prop_map(Event::ChangePresharedKey),
+        1 => side().prop_map(Event::ChangePrivateKey),
+        1 => side().prop_map(Event::Restart),
         1 => (side(), prop_oneof![Just(0), 1..60_u16]).prop_map(|(side, seconds)| Event::SetKeepalive { side, seconds }),
         1 => (side(), any::<bool>()).prop_map(|(side, yes)| Event::UnderLoad { side, yes }),
         1 => (side(), any::<bool>(), 0..1_000_u64)
@@ -90,13 +103,17 @@ struct World {
     /// All datagrams ever.
     past: Vec<(Side, Vec<u8>)>,
     sent: u32,
+    psk: Option<PresharedKey>,
+    /// Private keys that were given out.
+    keys: u8,
 }
 
 impl World {
     fn new() -> Self {
         let now = Instant::now();
         let (a, b) = pair(now);
-        Self { now, a, b, under_way: Vec::new(), past: Vec::new(), sent: 0 }
+        let psk = Some(PresharedKey::from_bytes([7; 32]));
+        Self { now, a, b, under_way: Vec::new(), past: Vec::new(), sent: 0, psk, keys: 2 }
     }
 
     fn host(&mut self, side: Side) -> &mut Host {
@@ -141,8 +158,23 @@ impl World {
                 }
             }
             Event::Initiate(side) => self.host(side).initiate(now),
-            Event::ChangePresharedKey { side, key } => {
-                self.host(side).peer.set_preshared_key(Some(PresharedKey::from_bytes([key; 32])));
+            Event::ChangePresharedKey(key) => {
+                self.psk = Some(PresharedKey::from_bytes([key; 32]));
+                self.a.peer.set_preshared_key(self.psk.clone());
+                self.b.peer.set_preshared_key(self.psk.clone());
+            }
+            Event::ChangePrivateKey(side) => {
+                self.keys += 1;
+                let identity = Arc::new(LocalIdentity::new(&private_key(self.keys)));
+                let host = self.host(side);
+                host.peer.set_identity(&identity);
+                host.checker = CookieChecker::new(&identity);
+                host.identity = identity.clone();
+                self.restart(side.other(), identity.public_key());
+            }
+            Event::Restart(side) => {
+                let remote = self.host(side).peer.public_key();
+                self.restart(side, remote);
             }
             Event::SetKeepalive { side, seconds } => self.host(side).peer.set_keepalive(Some(seconds)),
             Event::UnderLoad { side, yes } => self.host(side).under_load = yes,
@@ -160,6 +192,15 @@ impl World {
         let packet = padded(&self.sent.to_be_bytes());
         let now = self.now;
         self.host(from).send(&packet, now);
+    }
+
+    /// Puts a new peer in the place of a host's old one.
+    fn restart(&mut self, side: Side, remote: PublicKey) {
+        let psk = self.psk.clone();
+        let host = self.host(side);
+        host.peer = Peer::new(&host.identity, remote, psk, None);
+        host.indices.clear();
+        host.staged.clear();
     }
 
     fn deliver(&mut self, to: Side, datagram: &[u8]) {
@@ -208,13 +249,12 @@ impl World {
         }
     }
 
-    /// From here on the network delivers everything at once and in order; the sides agree on the preshared key.
+    /// From here on the network delivers everything at once and in order.
     fn heal(&mut self) {
         self.under_way.clear();
         for side in [Side::A, Side::B] {
             let host = self.host(side);
             host.under_load = false;
-            host.peer.set_preshared_key(None);
             host.staged.clear();
             host.delivered.clear();
         }
