@@ -1,7 +1,8 @@
 //! Longest-prefix match over the bits of one IP version.
 //!
 //! Path-compressed: a node is a prefix that has a value or in which two others part, so that there are fewer than twice
-//! as many nodes as prefixes. All lie in one arena, the root, which is the empty prefix, first.
+//! as many nodes as prefixes. All lie in one arena, the root, which is the empty prefix, first. A node is small, for a
+//! lookup waits for one after the other; the values lie beside.
 
 /// The index of no node.
 const NONE: u32 = u32::MAX;
@@ -43,29 +44,32 @@ impl Bits for u128 {
 }
 
 pub(super) struct Trie<K, V> {
-    nodes: Vec<Node<K, V>>,
+    nodes: Vec<Node<K>>,
+    /// Of the node with the same index.
+    values: Vec<Option<V>>,
     /// Nodes out of use.
     free: Vec<u32>,
 }
 
-struct Node<K, V> {
+struct Node<K> {
     /// The prefix; what is behind `length` bits has no meaning.
     bits: K,
-    length: u8,
-    value: Option<V>,
     /// By the bit behind the prefix.
     children: [u32; 2],
+    length: u8,
+    has_value: bool,
 }
 
 impl<K: Bits + Default, V: Copy> Trie<K, V> {
     pub(super) fn new() -> Self {
-        Self { nodes: vec![Node { bits: K::default(), length: 0, value: None, children: [NONE; 2] }], free: Vec::new() }
+        let root = Node { bits: K::default(), children: [NONE; 2], length: 0, has_value: false };
+        Self { nodes: vec![root], values: vec![None], free: Vec::new() }
     }
 
     /// The value of the longest prefix that covers an address.
     pub(super) fn lookup(&self, address: K) -> Option<V> {
         let mut node = &self.nodes[ROOT as usize];
-        let mut best = node.value;
+        let mut best = ROOT;
         while node.length < K::WIDTH {
             let child = node.children[address.bit(node.length)];
             // There is no node at NONE.
@@ -73,10 +77,10 @@ impl<K: Bits + Default, V: Copy> Trie<K, V> {
             if next.bits.common(address) < next.length {
                 break;
             }
-            best = next.value.or(best);
+            best = if next.has_value { child } else { best };
             node = next;
         }
-        best
+        self.values[best as usize]
     }
 
     /// Sets the value of a prefix; returns the former one.
@@ -100,7 +104,8 @@ impl<K: Bits + Default, V: Copy> Trie<K, V> {
             }
             at = child;
         }
-        self.node_mut(at).value.replace(value)
+        self.node_mut(at).has_value = true;
+        self.values[at as usize].replace(value)
     }
 
     /// Takes a prefix out; returns its value.
@@ -117,7 +122,8 @@ impl<K: Bits + Default, V: Copy> Trie<K, V> {
         if self.node(at).length != length {
             return None;
         }
-        let value = self.node_mut(at).value.take();
+        self.node_mut(at).has_value = false;
+        let value = self.values[at as usize].take();
         if let Some((grandparent, parent)) = above {
             self.shorten(parent, at);
             self.shorten(grandparent, parent);
@@ -147,7 +153,7 @@ impl<K: Bits + Default, V: Copy> Trie<K, V> {
     fn shorten(&mut self, parent: u32, at: u32) {
         let node = self.node(at);
         let below = match node.children {
-            _ if at == ROOT || node.value.is_some() => return,
+            _ if at == ROOT || node.has_value => return,
             [NONE, child] | [child, NONE] => child,
             _ => return,
         };
@@ -157,20 +163,22 @@ impl<K: Bits + Default, V: Copy> Trie<K, V> {
     }
 
     fn add(&mut self, bits: K, length: u8, value: Option<V>, children: [u32; 2]) -> u32 {
-        let node = Node { bits, length, value, children };
+        let node = Node { bits, children, length, has_value: value.is_some() };
         if let Some(at) = self.free.pop() {
             *self.node_mut(at) = node;
+            self.values[at as usize] = value;
             return at;
         }
         self.nodes.push(node);
+        self.values.push(value);
         (self.nodes.len() - 1) as u32
     }
 
-    fn node(&self, at: u32) -> &Node<K, V> {
+    fn node(&self, at: u32) -> &Node<K> {
         &self.nodes[at as usize]
     }
 
-    fn node_mut(&mut self, at: u32) -> &mut Node<K, V> {
+    fn node_mut(&mut self, at: u32) -> &mut Node<K> {
         &mut self.nodes[at as usize]
     }
 }
