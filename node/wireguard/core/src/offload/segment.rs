@@ -9,7 +9,8 @@ use super::vnet::Gso;
 /// IPv4's flags and offset of a fragment: everything but "don't fragment" and the reserved bit.
 const FRAGMENT: u16 = 0x3fff;
 
-/// What goes alone: the ends of a connection, urgent data, and CWR, which each kernel since AccECN treats otherwise.
+/// What goes alone: a connection's beginning and end, urgent data, and CWR, of which kernels with and without accurate
+/// ECN make something else when they segment.
 const ALONE: u8 = tcp::SYN | tcp::RST | tcp::URG | tcp::CWR;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -334,6 +334,25 @@ fn options_and_extension_headers_are_repeated_in_every_segment() {
 }
 
 #[test]
+fn a_datagram_whose_checksum_comes_to_zero_does_not_say_it_has_none() {
+    for kind in [Kind::Udp4, Kind::Udp6] {
+        let flow = Flow::plain(kind);
+        let at = kind.start() + kind.checksum_offset();
+        // What the checksum is without them, the first bytes add to the sum.
+        let mut whole = part([vec![0; 2], payload(98, 1)].concat());
+        let first = flow.packet(&whole);
+        whole.payload[..2].copy_from_slice(&first[at..at + 2]);
+        whole.payload.extend(payload(100, 2));
+
+        let (header, packet) = flow.super_packet(&whole, 100);
+        let cut = cut(&header, &packet);
+        assert_eq!(cut[0][at..at + 2], [0xff, 0xff], "{kind:?}");
+        assert_eq!(cut, flow.segments(&whole, 100));
+        assert_eq!(sizes(&join(&cut)), [2]);
+    }
+}
+
+#[test]
 fn what_contradicts_itself_is_refused_by_name() {
     let refused = |header: VnetHeader, packet: &[u8]| split(&header, packet).err();
     let (header, packet) = Flow::plain(Kind::Tcp4).super_packet(&part(payload(300, 1)), 100);
