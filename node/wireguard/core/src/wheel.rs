@@ -169,7 +169,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_history_goes_as_a_list_would(
-            history in proptest::collection::vec((0_u64..700_000, prop_oneof![0_u64..400, 0_u64..90_000, 0_u64..600_000], 1_usize..5), 1..80),
+            history in proptest::collection::vec((0_u64..700_000, prop_oneof![0_u64..400, 0_u64..90_000, 0_u64..600_000], 1_usize..5), 1..40),
         ) {
             let start = Instant::now();
             let (mut wheel, mut model, mut now) = (Wheel::new(start), Vec::new(), start);

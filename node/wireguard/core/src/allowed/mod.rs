@@ -255,7 +255,7 @@ mod tests {
                 prop_assert_eq!(allowed.lookup(address), model.lookup(address));
                 prop_assert!(allowed.v4.size() + allowed.v6.size() <= 2 * model.0.len() + 2);
             }
-            for seed in 0..256 {
+            for seed in (0..256).step_by(7) {
                 for v4 in [true, false] {
                     prop_assert_eq!(allowed.lookup(address(v4, seed)), model.lookup(address(v4, seed)));
                 }
