@@ -2,7 +2,7 @@
 //!
 //! mac1 proves that the sender knows this side's public key: without it there is silence. Under load a message must also
 //! carry mac2, made with a cookie that only the owner of its source address was sent. `CookieChecker` is the side that
-//! is asked, `CookieJar` the side that asks. A clear clock and load are given in.
+//! is asked, `CookieJar` the side that asks. The clock, the load and random bytes are given in.
 
 use crate::identity::LocalIdentity;
 use crate::message::{COOKIE_REPLY_LEN, CookieReply, MAC, TAG};

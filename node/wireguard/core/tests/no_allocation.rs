@@ -44,10 +44,10 @@ fn connected(now: Instant) -> (Peer, Peer, Arc<KeyPair>) {
     let mut to_b = Peer::new(&a, b.public_key(), None, None);
     let mut to_a = Peer::new(&b, a.public_key(), None, None);
     let stamp = Tai64n::from_unix(Duration::from_secs(1));
-    let initiation = to_b.initiate(Fresh { ephemeral: [3; 32], index: 1 }, stamp, now).unwrap();
-    let opened = b.open_initiation(&Initiation::parse(&initiation).unwrap()).unwrap();
-    let response = to_a.handle_initiation(opened, Fresh { ephemeral: [4; 32], index: 2 }, now).unwrap();
-    to_b.handle_response(&Response::parse(&response).unwrap(), now).unwrap();
+    let initiation = to_b.initiate(Fresh { ephemeral: [3; 32], index: 1 }, stamp, now).expect("usable keys");
+    let opened = Initiation::parse(&initiation).and_then(|message| b.open_initiation(&message)).expect("for b");
+    let response = to_a.handle_initiation(opened, Fresh { ephemeral: [4; 32], index: 2 }, now).expect("of a");
+    to_b.handle_response(&Response::parse(&response).expect("a response"), now).expect("awaited");
     let keys = std::iter::from_fn(|| to_a.poll(now)).find_map(|action| match action {
         Action::Install(keys) => Some(keys),
         _ => None,

@@ -139,16 +139,19 @@ impl Batch {
             shared.inbox.attend(cell.id);
         }
         let filter = shared.hooks.filter();
+        // Packets that follow each other mostly come from one address: it is looked up once.
+        let mut admitted = None;
         for (incoming, start) in self.incoming.drain(..).zip(self.starts.drain(..)) {
             if !incoming.fresh || incoming.len == 0 {
                 continue;
             }
             let packet = &mut train[start..start + incoming.len];
             let Some((source, length)) = judge(packet) else { continue };
-            if tables.allowed.lookup(source) != Some(cell.id) {
+            if admitted != Some(source) && tables.allowed.lookup(source) != Some(cell.id) {
                 trace!(%source, peer = %cell.key, "a source that the peer may not have");
                 continue;
             }
+            admitted = Some(source);
             let packet = &mut packet[..length];
             if filter.as_ref().is_some_and(|filter| !filter.admits(&cell.key, Direction::Inbound, packet)) {
                 continue;

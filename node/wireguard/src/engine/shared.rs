@@ -183,10 +183,11 @@ impl Tables {
 
     /// Takes a peer out, with all that leads to it.
     pub(crate) fn remove(&mut self, key: &PublicKey) {
-        let Some(id) = self.by_key.remove(key) else { return };
-        self.peers.remove(&id);
-        self.allowed.remove_all(id);
-        self.by_index.retain(|_, indexed| indexed.cell.id != id);
+        let Some(cell) = self.by_key.remove(key).and_then(|id| self.peers.remove(&id)) else { return };
+        self.allowed.remove_all(cell.id);
+        for index in cell.lock().core.indices() {
+            self.by_index.remove(&index);
+        }
     }
 
     pub(crate) fn peer(&self, key: &PublicKey) -> Option<&Arc<Cell>> {

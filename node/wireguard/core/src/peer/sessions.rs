@@ -94,6 +94,12 @@ impl Sessions {
             .find(|session| session.keys.local_index() == local_index)
     }
 
+    /// The local indices of all sessions.
+    pub(super) fn indices(&self) -> impl Iterator<Item = u32> {
+        let Self { next, current, previous: [first, second] } = self;
+        [next, current, first, second].into_iter().flatten().map(|session| session.keys.local_index())
+    }
+
     pub(super) fn is_next(&self, local_index: u32) -> bool {
         self.next.as_ref().is_some_and(|session| session.keys.local_index() == local_index)
     }

@@ -10,13 +10,18 @@ mod random_messages;
 mod timing;
 
 use super::limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
+use super::sessions::Session;
 use super::*;
 use crate::cookie::{CookieChecker, CookieRandom, Verdict};
 use crate::keys::{DATA_HEADER, TAG, padded_len};
-use crate::message::{DataHeader, Initiation, MessageKind, classify};
+use crate::message::{
+    CookieReply, DataHeader, INITIATION_LEN, Initiation, MessageKind, RESPONSE_LEN, Response, classify,
+};
+use crate::noise::Remote;
 use mesh_types::PrivateKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use x25519_dalek::StaticSecret;
 
 const MTU: usize = 1420;
 
