@@ -103,13 +103,8 @@ impl Host {
         while let Some(action) = self.peer.poll(now) {
             self.act(action, now);
         }
-        let known = |index: &u32| {
-            let waiting = self.peer.handshake.as_ref().is_some_and(|handshake| handshake.index == *index);
-            let Sessions { next, current, previous: [first, second] } = &self.peer.sessions;
-            let mut sessions = [next, current, first, second].into_iter().flatten();
-            waiting || sessions.any(|session| session.keys.local_index() == *index)
-        };
-        assert!(self.indices.keys().all(known), "an index leaks: {:?}", self.indices);
+        let known: BTreeSet<u32> = self.peer.indices().collect();
+        assert!(self.indices.keys().eq(&known), "the table has {:?}, the peer {known:?}", self.indices.keys());
     }
 
     fn act(&mut self, action: Action, now: Instant) {
