@@ -36,6 +36,8 @@ struct Host {
     under_load: bool,
     /// What the wall clock shows at `epoch`.
     wall: Duration,
+    /// What it showed at most before it was set back.
+    furthest: Duration,
     epoch: Instant,
     indices: BTreeMap<u32, Option<Arc<KeyPair>>>,
     staged: VecDeque<Vec<u8>>,
@@ -71,6 +73,7 @@ impl Host {
             address: SocketAddr::from(([192, 0, 2, 1], u16::from(private.as_bytes()[0]))),
             under_load: false,
             wall: Duration::from_secs(1_700_000_000),
+            furthest: Duration::ZERO,
             epoch: now,
             indices: BTreeMap::new(),
             staged: VecDeque::new(),

@@ -42,7 +42,8 @@ enum Event {
     ChangePresharedKey(u8),
     /// One side gets another private key, and the other a new peer in place of the old.
     ChangePrivateKey(Side),
-    /// One side forgets everything but its configuration and its clock.
+    /// One side forgets everything but its configuration. Its clock is right again: with one that was set back for
+    /// good WireGuard has to wait until it catches up.
     Restart(Side),
     SetKeepalive {
         side: Side,
@@ -179,8 +180,9 @@ impl World {
             Event::SetKeepalive { side, seconds } => self.host(side).peer.set_keepalive(Some(seconds)),
             Event::UnderLoad { side, yes } => self.host(side).under_load = yes,
             Event::MoveClock { side, back, seconds } => {
-                let wall = &mut self.host(side).wall;
-                *wall = if back { *wall - secs(seconds) } else { *wall + secs(seconds) };
+                let host = self.host(side);
+                host.furthest = host.furthest.max(host.wall);
+                host.wall = if back { host.wall - secs(seconds) } else { host.wall + secs(seconds) };
             }
         }
         self.collect();
@@ -198,6 +200,7 @@ impl World {
     fn restart(&mut self, side: Side, remote: PublicKey) {
         let psk = self.psk.clone();
         let host = self.host(side);
+        host.wall = host.wall.max(host.furthest);
         host.peer = Peer::new(&host.identity, remote, psk, None);
         host.indices.clear();
         host.staged.clear();
