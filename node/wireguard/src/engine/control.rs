@@ -3,13 +3,14 @@
 //! Workers hand it messages that are no data, in a bounded queue, and the numbers of peers whose deadlines came closer.
 //! Everything that is costly, needs chance or changes the tables happens here, beside the packets and not among them.
 
+use super::clock;
 use super::config::since_1970;
 use super::outbound::{self, Outbound, way_to};
 use super::shared::{Cell, CellState, Indexed, PeerId, Shared, new_waker, wake};
 use super::watch::Underlay;
 use crate::udp::{Endpoint, Outgoing};
 use mesh_wireguard_core::LocalIdentity;
-use mesh_wireguard_core::cookie::{CookieChecker, CookieRandom, Load, Verdict};
+use mesh_wireguard_core::cookie::{CookieChecker, CookieRandom, Load, MAX_QUEUED_HANDSHAKES, Verdict};
 use mesh_wireguard_core::message::{CookieReply, INITIATION_LEN, Initiation, MessageKind, Response, classify};
 use mesh_wireguard_core::peer::{Action, Fresh};
 use mesh_wireguard_core::tai64n::Tai64n;
@@ -23,8 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, trace, warn};
 
-/// Messages that wait to be looked at, as in the kernel (MAX_QUEUED_INCOMING_HANDSHAKES).
-const MAX_KNOCKS: usize = 4_096;
 /// Messages looked at before timers have their turn.
 const KNOCKS_AT_ONCE: usize = 64;
 /// How often the interface's MTU is looked at while there is something to do.
@@ -77,7 +76,7 @@ impl Inbox {
             return;
         }
         let mut held = self.lock();
-        if held.knocks.len() < MAX_KNOCKS {
+        if held.knocks.len() < MAX_QUEUED_HANDSHAKES {
             held.knocks.push_back(knock);
             drop(held);
             self.wake();
@@ -136,7 +135,7 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(shared: Arc<Shared>, identity: Arc<Identity>) -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         let underlay =
             Underlay::watch().inspect_err(|error| debug!(%error, "changes of addresses and routes are not seen")).ok();
         Self {
@@ -155,11 +154,11 @@ impl Control {
         let (mut knocks, mut attention) = (VecDeque::new(), Vec::new());
         while !self.shared.is_stopping() {
             let waiting = self.shared.inbox.take(&mut knocks, &mut attention);
-            let now = Instant::now();
+            let now = clock::now();
             let loaded = self.load.observe(waiting, now);
             self.look_at_mtu(now);
             attention.drain(..).for_each(|peer| self.serve(peer, now));
-            knocks.drain(..).for_each(|knock| self.answer(&knock, loaded, Instant::now()));
+            knocks.drain(..).for_each(|knock| self.answer(&knock, loaded, clock::now()));
             let mut due = Vec::new();
             self.wheel.expire(&mut |peer| due.push(peer), now);
             due.into_iter().for_each(|peer| self.serve(peer, now));

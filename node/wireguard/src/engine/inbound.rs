@@ -4,6 +4,7 @@
 //! The bytes stay where the kernel put them until the interface takes them. What is no data packet is for the control
 //! thread; what does not authenticate is dropped in silence.
 
+use super::clock;
 use super::control::Knock;
 use super::hooks::Direction;
 use super::shared::{Indexed, Shared, Tables};
@@ -54,7 +55,7 @@ impl Inbound {
                 return Ok(true);
             }
         };
-        let now = Instant::now();
+        let now = clock::now();
         let tables = shared.tables();
         for n in 0..count {
             self.open(n, shared, &tables, now);

@@ -4,6 +4,7 @@
 //! interface away. Packets never wait for configuration longer than a table is locked. Nothing here decides who is a
 //! peer.
 
+mod clock;
 mod config;
 mod control;
 mod hooks;
@@ -326,7 +327,7 @@ impl Engine {
     }
 
     fn attend(&self, cell: &Cell, state: &mut shared::CellState) {
-        if state.sooner(Instant::now()) {
+        if state.sooner(clock::now()) {
             self.shared.inbox.attend(cell.id);
         }
     }

@@ -3,6 +3,7 @@
 //! It takes what is there from both in turn and sleeps when neither has anything. Each flow stays with one queue and each
 //! peer's address with one socket, so that nothing is reordered.
 
+use super::clock;
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::shared::Shared;
@@ -13,7 +14,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 use tracing::{debug, warn};
 
 /// Reads of the interface before the network has its turn: as much as a train carries when packets are small.
@@ -79,12 +79,12 @@ impl Worker {
 
     /// Takes packets of the host; says whether there may be more.
     fn pump_host(&mut self) -> io::Result<bool> {
-        let mut now = None;
+        let mut started = None;
         let mut more = true;
         for _ in 0..READS {
             match self.queue.read(&mut self.raw) {
                 Ok(length) => {
-                    let now = *now.get_or_insert_with(Instant::now);
+                    let now = *started.get_or_insert_with(clock::now);
                     self.outbound.take(&self.raw[..length], &self.shared, self.socket.as_deref(), now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
