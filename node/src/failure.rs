@@ -62,6 +62,12 @@ pub enum Failure {
     /// The token that came with the start was refused.
     #[error("not joined: {0}")]
     Refused(String),
+    /// The engine alone.
+    #[error(transparent)]
+    Engine(#[from] DeviceError),
+    /// The socket for `wg(8)`.
+    #[error("cannot listen for wg(8): {0}")]
+    Uapi(io::Error),
     /// The runtime.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -93,7 +99,9 @@ impl Failure {
             Self::Host(error) if error.is_permission() => 3,
             Self::Host(error) if error.is_taken() => 4,
             Self::Link(LinkError::Privilege { .. }) => 3,
-            Self::Guard(GuardError::Device(DeviceError::Privilege { .. })) => 3,
+            Self::Guard(GuardError::Device(DeviceError::Privilege { .. }))
+            | Self::Engine(DeviceError::Privilege { .. }) => 3,
+            Self::Engine(DeviceError::NameTaken { .. }) => 4,
             Self::Group(_) | Self::Token { .. } => 2,
             Self::Refused(_) => 6,
             Self::Socket(_)
@@ -102,6 +110,8 @@ impl Failure {
             | Self::Link(_)
             | Self::Guard(_)
             | Self::TokenFile { .. }
+            | Self::Engine(_)
+            | Self::Uapi(_)
             | Self::Start(_) => 1,
         }
     }

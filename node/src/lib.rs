@@ -23,3 +23,4 @@ mod session;
 pub mod state;
 mod status;
 mod token;
+pub mod wireguard;

@@ -1,7 +1,7 @@
 //! What the command line says, with where everything lies by default.
 
 use crate::device::BackendChoice;
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use mesh_types::NodeName;
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -14,14 +14,31 @@ Examples:
   # In a container: join with the token that another container writes, on first start only.
   meshd --state-dir /data --socket /run/meshd.sock --join-token-file /tokens/node
 
+  # WireGuard alone, without a mesh, configured with `wg`.
+  meshd wireguard wg0
+
 Exit codes: 0 stopped by a signal; 1 failed; 2 usage; 3 no permission (root or CAP_NET_ADMIN, /dev/net/tun);
 4 another meshd runs here (state directory, socket or interface in use); 5 the state directory is damaged;
 6 joining was refused (token, name, overlay range).";
 
+const WIREGUARD_EXAMPLES: &str = "\
+Examples:
+  # Make wg0 and carry its packets until Ctrl-C, or until `ip link delete wg0`.
+  meshd wireguard wg0
+
+  # Meanwhile, elsewhere: give it a key and peers, an address, and bring it up.
+  wg setconf wg0 wg0.conf && ip address add 10.0.0.1/24 dev wg0 && ip link set wg0 up
+
+It listens for wg(8) on /var/run/wireguard/INTERFACE.sock. Exit codes are those of `meshd --help`.";
+
 /// The node daemon of a meshctl mesh: it programs WireGuard with what the coordinators know.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "meshd", version, after_help = EXAMPLES)]
+#[command(name = "meshd", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Options {
+    /// Something else than the daemon
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where keys, membership and the journal are kept [default: /var/lib/meshctl/INTERFACE/node]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -74,6 +91,26 @@ pub struct Options {
     /// Logs as JSON, one object a line; RUST_LOG sets the level either way
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// What `meshd` does besides being the node's daemon.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Runs the embedded WireGuard engine alone, in the foreground, for wg(8) and wg-quick(8)
+    #[command(after_help = WIREGUARD_EXAMPLES)]
+    Wireguard(WireguardOptions),
+}
+
+/// Options of `meshd wireguard`.
+#[derive(Args, Clone, Debug)]
+pub struct WireguardOptions {
+    /// The network interface to make
+    #[arg(value_name = "INTERFACE", value_parser = interface_name)]
+    pub interface: String,
+
+    /// Threads that carry packets [default: one for every two cores, eight at most]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: Option<u16>,
 }
 
 impl Options {
@@ -131,6 +168,7 @@ mod tests {
             ["--listen-port", "0"],
             ["--fwmark", "0xg"],
             ["--name", "-x"],
+            ["wireguard", "much-too-long-name"],
         ] {
             assert_eq!(parse(&args).unwrap_err().exit_code(), 2, "{args:?}");
         }

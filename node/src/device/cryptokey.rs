@@ -40,11 +40,6 @@ impl Cryptokey {
         }
     }
 
-    /// Whether `peer` was given anything, be it nothing, and not released since.
-    pub(crate) fn knows(&self, peer: &PublicKey) -> bool {
-        self.holdings.contains_key(peer)
-    }
-
     /// What `peer` has.
     pub(crate) fn held(&self, peer: &PublicKey) -> BTreeSet<AllowedIp> {
         self.holdings.get(peer).cloned().unwrap_or_default()

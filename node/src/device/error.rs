@@ -104,14 +104,6 @@ pub enum DeviceError {
         /// What the system said.
         source: io::Error,
     },
-    /// The embedded engine refused.
-    #[error("the userspace engine cannot {doing}: {reason}")]
-    Engine {
-        /// What was tried.
-        doing: String,
-        /// What it said.
-        reason: String,
-    },
 }
 
 impl DeviceError {

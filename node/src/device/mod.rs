@@ -12,8 +12,6 @@ pub mod error;
 pub mod fake;
 pub mod kernel;
 mod kernel_message;
-mod socket;
-mod tun;
 pub mod userspace;
 
 pub use error::DeviceError;

@@ -1,0 +1,20 @@
+//! The WireGuard protocol and what it carries, as pure functions and machines: no socket, file, clock, thread or chance.
+//!
+//! Time comes in as the last argument, random bytes with the input, and what must be sent goes out as bytes and actions.
+
+pub mod allowed;
+pub mod cookie;
+pub mod identity;
+pub mod keys;
+pub mod message;
+mod noise;
+pub mod offload;
+pub mod peer;
+mod ratelimit;
+pub mod replay;
+pub mod tai64n;
+pub mod wheel;
+
+pub use identity::LocalIdentity;
+pub use noise::ConsumedInitiation;
+pub use peer::Peer;

@@ -1,0 +1,253 @@
+//! From the network to the interface: a train is opened in place, packet by packet, judged as one, and what it carried is
+//! joined to super-packets again.
+//!
+//! The bytes stay where the kernel put them until the interface takes them. What is no data packet is for the control
+//! thread; what does not authenticate is dropped in silence.
+
+use super::clock;
+use super::control::Knock;
+use super::hooks::Direction;
+use super::shared::{Indexed, Shared, Tables};
+use crate::tun::{self, Queue};
+use crate::udp::{Endpoint, Receiver, Socket};
+use mesh_wireguard_core::keys::DATA_HEADER;
+use mesh_wireguard_core::message::DataHeader;
+use mesh_wireguard_core::offload::checksum::Sum;
+use mesh_wireguard_core::offload::{Group, Joiner, MAX_JOINED, Place};
+use mesh_wireguard_core::peer::Incoming;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+use tracing::trace;
+
+/// Pieces that one write hands to the interface: its header, the packet's headers, and the payloads.
+const PIECES: usize = MAX_JOINED + 2;
+
+/// Packets on their way in.
+pub(crate) struct Inbound {
+    receiver: Receiver,
+    joiner: Joiner,
+    batch: Batch,
+}
+
+/// Packets of one session that follow each other in one train.
+#[derive(Default)]
+struct Batch {
+    session: Option<(u32, Indexed)>,
+    incoming: Vec<Incoming>,
+    /// Where the plaintext of each begins in the train.
+    starts: Vec<usize>,
+}
+
+impl Inbound {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        Self { receiver: Receiver::new(), joiner: Joiner::new(shared.tun.capabilities()), batch: Batch::default() }
+    }
+
+    /// Takes what the socket has, as much as fits in one go. Says whether there was anything.
+    pub(crate) fn pump(&mut self, shared: &Shared, socket: &Socket, queue: &Queue) -> io::Result<bool> {
+        let count = match self.receiver.receive(socket) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // What an ICMP message says of a packet sent before; there may be packets behind it.
+            Err(error) => {
+                trace!(%error, "receive");
+                return Ok(true);
+            }
+        };
+        let now = clock::now();
+        let tables = shared.tables();
+        for n in 0..count {
+            self.open(n, shared, &tables, now);
+        }
+        drop(tables);
+        self.write(queue)?;
+        Ok(true)
+    }
+
+    /// Opens the packets of one train.
+    fn open(&mut self, n: usize, shared: &Shared, tables: &Tables, now: Instant) {
+        let Some(train) = self.receiver.train(n) else { return };
+        let (stride, endpoint, ecn) = (train.stride, train.endpoint, train.ecn);
+        let mut start = 0;
+        while start < train.bytes.len() {
+            let end = (start + stride).min(train.bytes.len());
+            let packet = &mut train.bytes[start..end];
+            match DataHeader::parse(packet) {
+                Some(DataHeader { receiver, counter }) => {
+                    if self.batch.session.as_ref().is_none_or(|(index, _)| *index != receiver) {
+                        self.batch.close(shared, tables, &mut self.joiner, train.bytes, n, endpoint, ecn, now);
+                        self.batch.session = tables.by_index.get(&receiver).map(|found| (receiver, found.clone()));
+                    }
+                    let packet = &mut train.bytes[start..end];
+                    let keys = self.batch.session.as_ref().and_then(|(_, indexed)| indexed.keys.as_ref());
+                    if let Some(len) = keys.and_then(|keys| keys.open(packet)) {
+                        self.batch.incoming.push(Incoming { counter, len, fresh: false });
+                        self.batch.starts.push(start + DATA_HEADER);
+                    }
+                }
+                None if shared.hooks.take_frame(packet, endpoint) => {}
+                None => shared.inbox.knock(Knock::new(packet, endpoint)),
+            }
+            start = end;
+        }
+        self.batch.close(shared, tables, &mut self.joiner, train.bytes, n, endpoint, ecn, now);
+    }
+
+    /// Hands all that was opened to the interface.
+    fn write(&mut self, queue: &Queue) -> io::Result<()> {
+        let mut result = Ok(());
+        let receiver = &self.receiver;
+        self.joiner.drain(|group| {
+            if let Err(error) = write_group(queue, receiver, group) {
+                if tun::is_gone(&error) {
+                    result = Err(error);
+                } else {
+                    trace!(%error, "packet not taken by the interface");
+                }
+            }
+        });
+        result
+    }
+}
+
+impl Batch {
+    /// Ends the batch: one look at the peer decides which of its packets count.
+    #[expect(clippy::too_many_arguments, reason = "all of them are the one train that is being opened")]
+    fn close(
+        &mut self,
+        shared: &Shared,
+        tables: &Tables,
+        joiner: &mut Joiner,
+        train: &mut [u8],
+        buffer: usize,
+        endpoint: Endpoint,
+        ecn: u8,
+        now: Instant,
+    ) {
+        let Some((index, Indexed { cell, .. })) = self.session.take() else { return };
+        if self.incoming.is_empty() {
+            return;
+        }
+        let mut state = cell.lock();
+        state.core.receive(index, &mut self.incoming, now);
+        if self.incoming.iter().any(|incoming| incoming.fresh) && state.endpoint != Some(endpoint) {
+            state.endpoint = Some(endpoint);
+        }
+        let sooner = state.sooner(now);
+        drop(state);
+        if sooner {
+            shared.inbox.attend(cell.id);
+        }
+        let filter = shared.hooks.filter();
+        // Packets that follow each other mostly come from one address: it is looked up once.
+        let mut admitted = None;
+        for (incoming, start) in self.incoming.drain(..).zip(self.starts.drain(..)) {
+            if !incoming.fresh || incoming.len == 0 {
+                continue;
+            }
+            let packet = &mut train[start..start + incoming.len];
+            let Some((source, length)) = judge(packet) else { continue };
+            if admitted != Some(source) && tables.allowed.lookup(source) != Some(cell.id) {
+                trace!(%source, peer = %cell.key, "a source that the peer may not have");
+                continue;
+            }
+            admitted = Some(source);
+            let packet = &mut packet[..length];
+            if filter.as_ref().is_some_and(|filter| !filter.admits(&cell.key, Direction::Inbound, packet)) {
+                continue;
+            }
+            mark_congestion(packet, ecn);
+            joiner.push(Place { buffer: buffer as u32, start: start as u32, len: length as u32 }, packet);
+        }
+    }
+}
+
+fn write_group(queue: &Queue, receiver: &Receiver, group: &Group) -> io::Result<()> {
+    let vnet = group.vnet().to_bytes();
+    let mut pieces = [IoSlice::new(&[]); PIECES];
+    pieces[0] = IoSlice::new(&vnet);
+    pieces[1] = IoSlice::new(group.headers());
+    for (piece, place) in pieces[2..].iter_mut().zip(group.payloads()) {
+        let buffer = receiver.buffer(place.buffer as usize);
+        *piece = IoSlice::new(&buffer[place.start as usize..][..place.len as usize]);
+    }
+    queue.write(&pieces[..2 + group.payloads().len()])
+}
+
+/// The packet's source and length, without WireGuard's padding; `None` if it is no IP packet.
+fn judge(packet: &[u8]) -> Option<(IpAddr, usize)> {
+    let (source, length): (IpAddr, usize) = match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<20>()?;
+            let source = Ipv4Addr::from(*header[12..].first_chunk::<4>()?);
+            (source.into(), u16::from_be_bytes([header[2], header[3]]).into())
+        }
+        6 => {
+            let header = packet.first_chunk::<40>()?;
+            let source = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
+            (source.into(), usize::from(u16::from_be_bytes([header[4], header[5]])) + 40)
+        }
+        _ => return None,
+    };
+    (length >= 20 && length <= packet.len()).then_some((source, length))
+}
+
+/// Congestion that the outer packet met is told to the inner one, if that understands it (RFC 6040).
+fn mark_congestion(packet: &mut [u8], outer: u8) {
+    const CE: u8 = 3;
+    if outer != CE {
+        return;
+    }
+    if packet[0] >> 4 == 4 {
+        let before = u16::from_be_bytes([packet[0], packet[1]]);
+        if packet[1] & CE == 0 {
+            return;
+        }
+        packet[1] |= CE;
+        let after = u16::from_be_bytes([packet[0], packet[1]]);
+        let sum = u16::from_be_bytes([packet[10], packet[11]]);
+        // RFC 1624.
+        let sum = Sum::default().plus(!sum).minus(before).plus(after).checksum();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else if (packet[1] >> 4) & CE != 0 {
+        packet[1] |= CE << 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_cut_off_and_nonsense_is_no_packet() {
+        let mut v4 = [0; 48];
+        v4[0] = 0x45;
+        v4[3] = 33;
+        v4[12..16].copy_from_slice(&[10, 0, 0, 7]);
+        assert_eq!(judge(&v4), Some(("10.0.0.7".parse().unwrap(), 33)));
+        v4[3] = 49;
+        assert_eq!(judge(&v4), None, "longer than what came");
+        v4[3] = 19;
+        assert_eq!(judge(&v4), None, "shorter than its header");
+        assert_eq!(judge(&[]), None);
+        assert_eq!(judge(&[0x60; 39]), None);
+        assert_eq!(judge(&[0x10; 60]), None);
+    }
+
+    #[test]
+    fn congestion_marks_only_what_understands_it() {
+        for (inner, outer, expected) in [(0u8, 3u8, 0u8), (1, 3, 3), (2, 3, 3), (3, 3, 3), (2, 1, 2), (1, 0, 1)] {
+            let mut v4 = [0u8; 20];
+            (v4[0], v4[1]) = (0x45, 0xb8 | inner);
+            let before = v4;
+            mark_congestion(&mut v4, outer);
+            assert_eq!(v4[1], 0xb8 | expected, "{inner} in {outer}");
+            assert_eq!(v4[10..12] != before[10..12], inner != expected, "its checksum follows");
+            let mut v6 = [0u8; 40];
+            (v6[0], v6[1]) = (0x6b, 0x8f | inner << 4);
+            mark_congestion(&mut v6, outer);
+            assert_eq!((v6[1] >> 4) & 3, expected, "{inner} in {outer}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! From the interface to the network: a super-packet is cut, sealed in place, and sent as trains.
+//!
+//! Packets are copied once, from the super-packet to their place in a train. Packets that follow each other on the same
+//! way continue a train, whichever super-packet they came in.
+
+use super::hooks::Direction;
+use super::shared::{Cell, CellState, Shared};
+use crate::udp::{Endpoint, MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Outgoing, Socket};
+use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG, padded_len};
+use mesh_wireguard_core::offload::{Segments, VnetHeader, split};
+use mesh_wireguard_core::peer::Outgoing as Grant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tracing::trace;
+
+/// Trains that are filled before they are sent: a super-packet makes two at most, and more would leave the cache.
+const TRAINS: usize = 4;
+
+/// Trains under way.
+pub(crate) struct Outbound {
+    trains: Vec<Train>,
+    /// How many of them hold packets; the last of these may be continued.
+    filled: usize,
+}
+
+struct Train {
+    bytes: Box<[u8]>,
+    used: usize,
+    packets: usize,
+    stride: usize,
+    way: Option<Way>,
+    closed: bool,
+}
+
+/// What packets have in common that go in one train.
+struct Way {
+    cell: Arc<Cell>,
+    endpoint: Endpoint,
+    class: u8,
+}
+
+/// Permission to send a number of packets.
+struct Granted {
+    keys: Arc<KeyPair>,
+    counter: u64,
+    endpoint: Endpoint,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        let train = || Train {
+            bytes: vec![0; MAX_TRAIN_BYTES].into_boxed_slice(),
+            used: 0,
+            packets: 0,
+            stride: 0,
+            way: None,
+            closed: false,
+        };
+        Self { trains: (0..TRAINS).map(|_| train()).collect(), filled: 0 }
+    }
+
+    /// Takes what one read of the interface gave: to a train, to the peer's waiting room, or nowhere.
+    pub(crate) fn take(&mut self, raw: &[u8], shared: &Shared, socket: Option<&Socket>, now: Instant) {
+        let Some((header, packet)) = part(raw) else { return };
+        let Some(destination) = destination(packet) else { return };
+        let cell = {
+            let tables = shared.tables();
+            let Some(cell) = tables.allowed.lookup(destination).and_then(|id| tables.peers.get(&id)) else {
+                trace!(%destination, "no peer has this address");
+                return;
+            };
+            cell.clone()
+        };
+        let filter = shared.hooks.filter();
+        if filter.is_some_and(|filter| !filter.admits(&cell.key, Direction::Outbound, packet)) {
+            return;
+        }
+        let segments = match split(&header, packet) {
+            Ok(segments) => segments,
+            Err(error) => {
+                trace!(%error, "packet of the host dropped");
+                return;
+            }
+        };
+        let mut state = cell.lock();
+        // Those that wait go first.
+        let granted =
+            if state.staged.is_empty() { grant(&cell, &mut state, &segments, shared.mtu(), now) } else { None };
+        if granted.is_none() {
+            state.stage(raw);
+        }
+        let sooner = state.sooner(now);
+        drop(state);
+        if sooner {
+            shared.inbox.attend(cell.id);
+        }
+        if let Some(granted) = granted {
+            self.seal(&cell, granted, &segments, class(packet), shared, socket);
+        }
+    }
+
+    /// Sends what waits for a session, as far as there is one. The peer stays locked, so that nothing overtakes.
+    pub(crate) fn release_staged(
+        &mut self,
+        cell: &Arc<Cell>,
+        state: &mut CellState,
+        shared: &Shared,
+        socket: Option<&Socket>,
+        now: Instant,
+    ) {
+        while let Some(raw) = state.unstage() {
+            let Some((header, packet)) = part(&raw) else { continue };
+            let Ok(segments) = split(&header, packet) else { continue };
+            match grant(cell, state, &segments, shared.mtu(), now) {
+                Some(granted) => self.seal(cell, granted, &segments, class(packet), shared, socket),
+                None => {
+                    state.restage(raw);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends an empty packet.
+    pub(crate) fn keepalive(&mut self, cell: &Arc<Cell>, state: &mut CellState, socket: Option<&Socket>, now: Instant) {
+        let Some(endpoint) = way_to(cell, state) else { return };
+        if let Grant::Session { keys, first_counter } = state.core.send_keepalive(now) {
+            let way = Way { cell: cell.clone(), endpoint, class: 0 };
+            let bytes = self.room(&way, DATA_HEADER + TAG, socket);
+            keys.seal(first_counter, bytes);
+        }
+    }
+
+    fn seal(
+        &mut self,
+        cell: &Arc<Cell>,
+        granted: Granted,
+        segments: &Segments<'_>,
+        class: u8,
+        shared: &Shared,
+        socket: Option<&Socket>,
+    ) {
+        let mtu = shared.mtu();
+        let way = Way { cell: cell.clone(), endpoint: granted.endpoint, class };
+        for n in 0..segments.count() {
+            let length = segments.len(n);
+            let padded = padded_len(length, mtu);
+            let bytes = self.room(&way, DATA_HEADER + padded + TAG, socket);
+            segments.write(n, &mut bytes[DATA_HEADER..DATA_HEADER + length]);
+            bytes[DATA_HEADER + length..DATA_HEADER + padded].fill(0);
+            granted.keys.seal(granted.counter + n as u64, bytes);
+        }
+    }
+
+    /// Room for one packet, in the train that goes the same way or in a new one.
+    fn room(&mut self, way: &Way, length: usize, socket: Option<&Socket>) -> &mut [u8] {
+        let continues = self.filled > 0 && self.trains[self.filled - 1].takes(way, length);
+        if !continues {
+            if self.filled == TRAINS {
+                self.flush(socket);
+            }
+            self.trains[self.filled].begin(way, length);
+            self.filled += 1;
+        }
+        self.trains[self.filled - 1].add(length)
+    }
+
+    /// Sends all trains.
+    pub(crate) fn flush(&mut self, socket: Option<&Socket>) {
+        for train in &mut self.trains[..self.filled] {
+            train.send(socket);
+        }
+        self.filled = 0;
+    }
+}
+
+impl Train {
+    fn begin(&mut self, way: &Way, stride: usize) {
+        self.used = 0;
+        self.packets = 0;
+        self.stride = stride;
+        self.closed = false;
+        self.way = Some(Way { cell: way.cell.clone(), ..*way });
+    }
+
+    fn takes(&self, way: &Way, length: usize) -> bool {
+        let same =
+            |held: &Way| held.endpoint == way.endpoint && held.class == way.class && Arc::ptr_eq(&held.cell, &way.cell);
+        !self.closed
+            && length <= self.stride
+            && self.packets < MAX_TRAIN_PACKETS
+            && self.used + length <= self.bytes.len()
+            && self.way.as_ref().is_some_and(same)
+    }
+
+    fn add(&mut self, length: usize) -> &mut [u8] {
+        // A shorter packet ends a train.
+        self.closed = length < self.stride;
+        self.packets += 1;
+        let room = &mut self.bytes[self.used..self.used + length];
+        self.used += length;
+        room
+    }
+
+    fn send(&mut self, socket: Option<&Socket>) {
+        let (Some(way), Some(socket)) = (self.way.take(), socket) else { return };
+        let train =
+            Outgoing { bytes: &self.bytes[..self.used], stride: self.stride, endpoint: way.endpoint, class: way.class };
+        send(socket, &way.cell, &train);
+    }
+}
+
+/// Sends a train to a peer. What does not go is lost: WireGuard promises no more than the network does.
+pub(crate) fn send(socket: &Socket, cell: &Cell, train: &Outgoing<'_>) {
+    match socket.send(train) {
+        Ok(false) => {}
+        Ok(true) => cell.source_lost.store(true, Ordering::Relaxed),
+        Err(error) => trace!(endpoint = %train.endpoint.remote, %error, "not sent"),
+    }
+}
+
+fn grant(cell: &Cell, state: &mut CellState, segments: &Segments<'_>, mtu: usize, now: Instant) -> Option<Granted> {
+    let count = segments.count();
+    // All but the last are of one length.
+    let sealed = |n: usize| DATA_HEADER + padded_len(segments.len(n), mtu) + TAG;
+    let bytes = sealed(0) * (count - 1) + sealed(count - 1);
+    match state.core.send(count as u32, bytes as u64, now) {
+        Grant::Session { keys, first_counter } => {
+            Some(Granted { keys, counter: first_counter, endpoint: way_to(cell, state)? })
+        }
+        Grant::NoSession => None,
+    }
+}
+
+/// Where the peer is, as far as is known.
+pub(crate) fn way_to(cell: &Cell, state: &mut CellState) -> Option<Endpoint> {
+    let endpoint = state.endpoint.as_mut()?;
+    if cell.source_lost.swap(false, Ordering::Relaxed) {
+        endpoint.source = None;
+    }
+    Some(*endpoint)
+}
+
+/// Parts a read of the interface into header and packet.
+fn part(raw: &[u8]) -> Option<(VnetHeader, &[u8])> {
+    let (header, packet) = raw.split_first_chunk::<{ VnetHeader::LEN }>()?;
+    let header = VnetHeader::parse(header).inspect_err(|error| trace!(%error, "packet of the host dropped")).ok()?;
+    Some((header, packet))
+}
+
+/// Where a packet goes; `None` if it is none.
+fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(Ipv4Addr::from(*packet.get(16..20)?.first_chunk::<4>()?).into()),
+        6 => Some(Ipv6Addr::from(*packet.get(24..40)?.first_chunk::<16>()?).into()),
+        _ => None,
+    }
+}
+
+/// What the outer header takes over: the ECN bits and not the DSCP (RFC 6040).
+fn class(packet: &[u8]) -> u8 {
+    match packet[0] >> 4 {
+        4 => packet[1] & 3,
+        _ => (packet[1] >> 4) & 3,
+    }
+}

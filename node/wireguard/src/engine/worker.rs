@@ -1,0 +1,139 @@
+//! One worker: a queue of the interface and a socket, both ways, in one thread.
+//!
+//! It takes what is there from both in turn and sleeps when neither has anything. Each flow stays with one queue and each
+//! peer's address with one socket, so that nothing is reordered.
+
+use super::clock;
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use super::shared::Shared;
+use crate::tun::{self, Queue, READ_SIZE};
+use crate::udp::Socket;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tracing::{debug, warn};
+
+/// Reads of the interface before the network has its turn: as much as a train carries when packets are small.
+const READS: usize = 16;
+
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Queue,
+    socket: Option<Arc<Socket>>,
+    generation: u64,
+    raw: Box<[u8]>,
+    outbound: Outbound,
+    inbound: Inbound,
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, queue: Queue) -> Self {
+        let inbound = Inbound::new(&shared);
+        Self {
+            number,
+            shared,
+            queue,
+            socket: None,
+            generation: 0,
+            raw: vec![0; READ_SIZE].into_boxed_slice(),
+            outbound: Outbound::new(),
+            inbound,
+        }
+    }
+
+    /// Works until the engine stops.
+    pub(crate) fn run(mut self) {
+        if let Err(error) = self.work() {
+            if tun::is_gone(&error) {
+                debug!(interface = self.shared.tun.name(), "the interface has gone");
+            } else {
+                warn!(interface = self.shared.tun.name(), %error, "the engine ends");
+            }
+            self.shared.fail();
+        }
+    }
+
+    fn work(&mut self) -> io::Result<()> {
+        let (mut from_host, mut from_network) = (true, true);
+        while !self.shared.is_stopping() {
+            self.follow_socket();
+            if from_host {
+                from_host = self.pump_host()?;
+            }
+            if from_network {
+                from_network = match &self.socket {
+                    Some(socket) => self.inbound.pump(&self.shared, socket, &self.queue)?,
+                    None => false,
+                };
+            }
+            if !(from_host || from_network) {
+                (from_host, from_network) = self.sleep()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes packets of the host; says whether there may be more.
+    fn pump_host(&mut self) -> io::Result<bool> {
+        let mut started = None;
+        let mut more = true;
+        for _ in 0..READS {
+            match self.queue.read(&mut self.raw) {
+                Ok(length) => {
+                    let now = *started.get_or_insert_with(clock::now);
+                    self.outbound.take(&self.raw[..length], &self.shared, self.socket.as_deref(), now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    more = false;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.outbound.flush(self.socket.as_deref());
+        Ok(more)
+    }
+
+    /// Waits until the host or the network has something, and says which.
+    fn sleep(&mut self) -> io::Result<(bool, bool)> {
+        let waker = &self.shared.wakers[self.number];
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = [readable(waker.as_fd()), readable(self.queue.as_fd()), readable(waker.as_fd())];
+        let watched = match &self.socket {
+            Some(socket) => {
+                fds[2] = readable(socket.as_fd());
+                &mut fds[..]
+            }
+            None => &mut fds[..2],
+        };
+        match poll(watched, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok((false, false)),
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = |n: usize| fds.get(n).and_then(PollFd::any).unwrap_or_default();
+        let (woken, host, network) = (ready(0), ready(1), self.socket.is_some() && ready(2));
+        if woken {
+            // Whatever it was for is looked at by the loop.
+            let _ = waker.read();
+        }
+        Ok((host, network))
+    }
+
+    /// Takes up other sockets as soon as there are any.
+    fn follow_socket(&mut self) {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            self.socket = self.shared.socket(self.number);
+        }
+    }
+}

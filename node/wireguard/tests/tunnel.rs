@@ -1,0 +1,284 @@
+//! Two engines on two hosts, network namespaces of this test: what backends have not in common.
+//!
+//! Needs root; without it the tests fail and say so, unless `MESHCTL_SKIP_ROOT_TESTS` is set.
+
+#![allow(clippy::unwrap_used, reason = "a test tells what went wrong by panic")]
+
+use libtest_mimic::{Arguments, Trial};
+use mesh_types::{PrivateKey, PublicKey};
+use mesh_wireguard::engine::{Change, Direction, Engine, FRAME_MAGIC, PacketFilter, PeerChange, PeerChangeKind};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 51_820;
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let skip = std::env::var_os("MESHCTL_SKIP_ROOT_TESTS").is_some();
+    let cases: [(&str, fn()); 7] = [
+        ("a_stream_arrives_as_it_was_sent", a_stream_arrives_as_it_was_sent),
+        ("datagrams_of_all_sizes_arrive_whole", datagrams_of_all_sizes_arrive_whole),
+        ("workers_share_the_traffic_and_keep_its_order", workers_share_the_traffic_and_keep_its_order),
+        ("a_filter_decides_which_packets_pass", a_filter_decides_which_packets_pass),
+        ("frames_share_the_port_and_reach_who_listens", frames_share_the_port_and_reach_who_listens),
+        ("peers_come_and_go_while_others_talk", peers_come_and_go_while_others_talk),
+        ("an_engine_without_its_interface_ends", an_engine_without_its_interface_ends),
+    ];
+    let trials = cases.into_iter().map(|(name, case)| {
+        let run = move || {
+            case();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(skip)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn a_stream_arrives_as_it_was_sent() {
+    let (a, b) = Host::pair(None);
+    assert_eq!(stream(&a, &b, 7_000, 24 << 20), digest(24 << 20));
+}
+
+fn datagrams_of_all_sizes_arrive_whole() {
+    let (a, b) = Host::pair(None);
+    let receiver = b.within(|| udp("10.77.0.2", 7_000));
+    let sender = a.within(|| udp("10.77.0.1", 0));
+    let mut buffer = vec![0; 65_536];
+    for size in [0, 1, 15, 16, 17, 511, 1_280, 1_391, 1_392, 1_393, 2_000, 8_900, 20_000] {
+        let sent: Vec<u8> = (0..size).map(|n| n as u8).collect();
+        // The first may wait for the handshake; none is lost.
+        sender.send_to(&sent, "10.77.0.2:7000").unwrap();
+        let length = receiver.recv(&mut buffer).unwrap_or_else(|error| panic!("{size} bytes: {error}"));
+        assert!(buffer[..length] == sent, "{size} bytes changed on their way");
+    }
+}
+
+fn workers_share_the_traffic_and_keep_its_order() {
+    let (a, b) = Host::pair(Some(4));
+    let streams: Vec<_> = (0..4u16)
+        .map(|n| {
+            let (a, b) = (a.clone(), b.clone());
+            std::thread::spawn(move || assert_eq!(stream(&a, &b, 7_000 + n, 4 << 20), digest(4 << 20)))
+        })
+        .collect();
+    streams.into_iter().for_each(|stream| stream.join().unwrap());
+}
+
+fn a_filter_decides_which_packets_pass() {
+    struct NotTo(u16, Direction);
+    impl PacketFilter for NotTo {
+        fn admits(&self, peer: &PublicKey, direction: Direction, packet: &[u8]) -> bool {
+            assert!(*peer == key(1).1 || *peer == key(2).1);
+            direction != self.1 || packet[22..24] != self.0.to_be_bytes()
+        }
+    }
+    let (a, b) = Host::pair(None);
+    let (open, closed) = b.within(|| (udp("10.77.0.2", 7_000), udp("10.77.0.2", 7_777)));
+    let sender = a.within(|| udp("10.77.0.1", 0));
+    let arrives = |port: u16, socket: &UdpSocket| {
+        sender.send_to(&[7], ("10.77.0.2", port)).unwrap();
+        // What is let through comes behind it; by then the other has come or will not.
+        sender.send_to(&[8], "10.77.0.2:7000").unwrap();
+        let mut buffer = [0; 9];
+        while open.recv(&mut buffer).is_ok_and(|_| buffer[0] != 8) {}
+        socket.set_nonblocking(true).unwrap();
+        socket.recv(&mut buffer).is_ok()
+    };
+    assert!(arrives(7_777, &closed));
+    for (host, direction) in [(&a, Direction::Outbound), (&b, Direction::Inbound)] {
+        host.engine.set_filter(Some(Arc::new(NotTo(7_777, direction))));
+        assert!(!arrives(7_777, &closed), "{direction:?}");
+        host.engine.set_filter(None);
+        assert!(arrives(7_777, &closed), "{direction:?}: lifted");
+    }
+}
+
+fn frames_share_the_port_and_reach_who_listens() {
+    let (a, b) = Host::pair(None);
+    let frames = b.engine.frames();
+    let frame = [FRAME_MAGIC.as_slice(), b" frame"].concat();
+    a.engine.send_frame("192.0.2.2:51820".parse().unwrap(), b"no frame").unwrap();
+    a.engine.send_frame("192.0.2.2:51820".parse().unwrap(), &frame).unwrap();
+    let heard = frames.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((heard.from, heard.bytes), ("192.0.2.1:51820".parse().unwrap(), frame));
+    assert!(frames.try_recv().is_err(), "what is no frame is not heard");
+}
+
+fn peers_come_and_go_while_others_talk() {
+    let (a, b) = Host::pair(None);
+    let talk = {
+        let (a, b) = (a.clone(), b.clone());
+        std::thread::spawn(move || assert_eq!(stream(&a, &b, 7_000, 24 << 20), digest(24 << 20)))
+    };
+    let strangers: Vec<PublicKey> = (0..300u32)
+        .map(|n| {
+            let mut bytes = [9; 32];
+            bytes[..4].copy_from_slice(&n.to_le_bytes());
+            PublicKey::from_bytes(bytes)
+        })
+        .collect();
+    while !talk.is_finished() {
+        for (n, stranger) in strangers.iter().enumerate() {
+            let mut change = PeerChange::new(*stranger, PeerChangeKind::Set);
+            change.allowed_ips.push(format!("10.80.{}.{}/32", n / 256, n % 256).parse().unwrap());
+            a.engine.apply(&[Change::Peer(change)]).unwrap();
+        }
+        assert_eq!(a.engine.read().peers.len(), 1 + strangers.len());
+        let gone = strangers.iter().map(|key| Change::Peer(PeerChange::new(*key, PeerChangeKind::Remove)));
+        a.engine.apply(&gone.collect::<Vec<_>>()).unwrap();
+    }
+    talk.join().unwrap();
+    let peer = a.engine.peer(&key(2).1).unwrap();
+    assert!(peer.tx_bytes > 24 << 20, "{peer:?}");
+    assert!(peer.last_received.is_some() && peer.last_handshake.is_some(), "{peer:?}");
+    assert!(a.engine.peer(&strangers[0]).is_none());
+}
+
+fn an_engine_without_its_interface_ends() {
+    let (a, _b) = Host::pair(None);
+    assert!(a.engine.is_alive());
+    a.ip("link delete wg");
+    let mut fds = [PollFd::new(a.engine.ended(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()), Ok(1));
+    assert!(!a.engine.is_alive());
+    assert!(a.engine.apply(&[Change::FwMark(0)]).unwrap_err().to_string().contains("has gone"));
+}
+
+/// A host with an engine on it.
+#[derive(Clone)]
+struct Host {
+    namespace: Arc<File>,
+    engine: Arc<Engine>,
+}
+
+impl Host {
+    /// Two hosts on one cable whose engines know each other.
+    fn pair(workers: Option<usize>) -> (Self, Self) {
+        let (a, b) = (Self::new(workers), Self::new(workers));
+        let far = format!("/proc/{}/fd/{}", std::process::id(), b.namespace.as_raw_fd());
+        a.ip(&format!("link add eth0 type veth peer name eth0 netns {far}"));
+        for (host, own, other) in [(&a, 1, 2), (&b, 2, 1)] {
+            host.ip(&format!("address add 192.0.2.{own}/24 dev eth0"));
+            host.ip("link set eth0 up");
+            let mut peer = PeerChange::new(key(other).1, PeerChangeKind::Set);
+            peer.allowed_ips.push(format!("10.77.0.{other}/32").parse().unwrap());
+            peer.endpoint = Some(SocketAddr::from(([192, 0, 2, other], PORT)));
+            let changes = [Change::ListenPort(PORT), Change::PrivateKey(Some(key(own).0)), Change::Peer(peer)];
+            host.within(|| host.engine.apply(&changes).unwrap());
+            host.ip(&format!("address add 10.77.0.{own}/24 dev wg"));
+            host.ip("link set wg up");
+        }
+        (a, b)
+    }
+
+    fn new(workers: Option<usize>) -> Self {
+        let made = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect(
+                "this test needs root, to make a network namespace of its own; without root, set \
+                 MESHCTL_SKIP_ROOT_TESTS=1 to skip it",
+            );
+            let namespace = Arc::new(File::open("/proc/thread-self/ns/net").unwrap());
+            Self { namespace, engine: Arc::new(Engine::start("wg", workers).unwrap()) }
+        });
+        made.join().unwrap()
+    }
+
+    /// Does something in this host's network.
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let done = scope.spawn(|| {
+                setns(&*self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            done.join().unwrap()
+        })
+    }
+
+    fn ip(&self, arguments: &str) {
+        let status = self.within(|| Command::new("ip").args(arguments.split(' ')).status().unwrap());
+        assert!(status.success(), "ip {arguments}");
+    }
+}
+
+/// Private and public key of a host.
+fn key(n: u8) -> (PrivateKey, PublicKey) {
+    let secret = x25519_dalek::StaticSecret::from([n; 32]);
+    (PrivateKey::from_bytes([n; 32]), PublicKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes()))
+}
+
+fn udp(address: &str, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((address, port)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Sends that many bytes over TCP and returns what came, as [`digest`] has it.
+fn stream(a: &Host, b: &Host, port: u16, length: usize) -> (usize, u64) {
+    let listener = b.within(|| TcpListener::bind(("10.77.0.2", port)).unwrap());
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut sum = Sum::default();
+        let mut buffer = vec![0; 65_536];
+        loop {
+            match stream.read(&mut buffer).unwrap() {
+                0 => return sum.0,
+                count => sum.add(&buffer[..count]),
+            }
+        }
+    });
+    let mut sender = a.within(|| TcpStream::connect(("10.77.0.2", port)).unwrap());
+    let since = Instant::now();
+    let mut generator = Generator(1);
+    let mut left = length;
+    while left > 0 {
+        let chunk = generator.chunk(left.min(40_000));
+        sender.write_all(&chunk).unwrap_or_else(|error| panic!("after {:?}: {error}", since.elapsed()));
+        left -= chunk.len();
+    }
+    drop(sender);
+    receiver.join().unwrap()
+}
+
+/// What [`stream`] sends: its length and a sum that depends on the order.
+fn digest(length: usize) -> (usize, u64) {
+    let mut sum = Sum::default();
+    sum.add(&Generator(1).chunk(length));
+    sum.0
+}
+
+#[derive(Default)]
+struct Sum((usize, u64));
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0.1 = self.0.1.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte);
+        }
+        self.0.0 += bytes.len();
+    }
+}
+
+/// Bytes without a pattern that a shifted copy would share (xorshift).
+struct Generator(u64);
+
+impl Generator {
+    fn chunk(&mut self, length: usize) -> Vec<u8> {
+        (0..length)
+            .map(|_| {
+                self.0 ^= self.0 << 13;
+                self.0 ^= self.0 >> 7;
+                self.0 ^= self.0 << 17;
+                self.0 as u8
+            })
+            .collect()
+    }
+}
