@@ -58,7 +58,8 @@ pub(crate) async fn carry_out(replica: &Replica, order: Order) -> Answer {
 
 /// Whether it would hand leadership on at once, for what it will find out about its own clock.
 fn would_not_lead(replica: &Replica, to: CoordinatorId) -> bool {
-    let offset = |id| if id == replica.id { Some(0) } else { replica.health.recent(id).map(|it| it.offset) };
+    let now = replica.clock.read();
+    let offset = |id| if id == replica.id { Some(0) } else { replica.health.recent(id).map(|it| it.offset(now)) };
     let voters = replica.raft.status().voters;
     has_wrong_clock(to, &voters.into_iter().filter_map(|id| Some((id, offset(id)?))).collect())
 }

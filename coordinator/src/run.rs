@@ -69,11 +69,7 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
     run_as(Nature { level: Level::SUPPORTED, clock: Arc::new(clock::Host) }, options, stop).await
 }
 
-pub(crate) async fn run_as(
-    nature: Nature,
-    mut options: Serve,
-    stop: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
+pub(crate) async fn run_as(nature: Nature, mut options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     options.advertise = distinct(options.advertise);
     let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
@@ -386,7 +382,9 @@ mod tests {
     use clap::Parser as _;
     use mesh_coordinator_core::{Proposal, Registry};
     use mesh_proto::Authority;
-    use mesh_types::{CoordinatorId, CoordinatorRecord, Epoch, Level, MeshConfig, MeshDuration, MeshId, MeshTime, NodeName, Overlay};
+    use mesh_types::{
+        CoordinatorId, CoordinatorRecord, Epoch, Level, MeshConfig, MeshDuration, MeshId, MeshTime, NodeName, Overlay,
+    };
 
     #[tokio::test]
     async fn the_first_certificate_is_made_by_the_registrys_time_and_not_by_a_clock_that_is_years_behind() {

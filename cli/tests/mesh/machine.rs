@@ -30,7 +30,7 @@ impl Machine {
         self.directory.join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_meshctl"));
         for daemon in ["meshd", "mesh-coordinator"] {
             let file = program.with_file_name(daemon);

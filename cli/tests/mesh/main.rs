@@ -13,6 +13,7 @@ use mesh_cli::lab::{Lab, World};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Far above what anything here takes on a busy machine.

@@ -11,8 +11,7 @@ use crate::command::{
 use crate::reply::{KeyHolder, Rejection, Reply};
 use mesh_types::epoch::EpochOrder;
 use mesh_types::{
-    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, MeshTime, Overlay, Role,
-    limits,
+    CoordinatorAddress, CoordinatorId, CoordinatorRecord, MeshConfig, MeshDuration, MeshTime, Overlay, Role, limits,
 };
 use std::collections::BTreeMap;
 
