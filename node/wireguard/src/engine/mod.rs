@@ -229,9 +229,10 @@ impl Engine {
         Ok(())
     }
 
+    /// Without a key there is nothing to listen for yet. With one, a port that was taken is tried again.
     fn set_port(&self, settings: &mut Settings, port: u16) -> Result<(), EngineError> {
         let bound = self.shared.socket(0).and_then(|socket| socket.port().ok());
-        if bound.is_some_and(|bound| bound != port) {
+        if settings.key.is_some() && bound != Some(port) {
             self.bind(settings, port)?;
         }
         settings.listen_port = port;
