@@ -35,7 +35,11 @@ impl World {
                 PeerChange::Add(_) | PeerChange::Recreate(_) => {
                     self.check(keys.contains(key), || format!("node {machine} shows peer {key} before it is durable"));
                 }
-                PeerChange::Remove => self.check_reason(machine, key),
+                PeerChange::Remove => {
+                    let mut records = durable.netmap.iter().flat_map(|netmap| netmap.nodes.values());
+                    let held = records.find(|record| record.public_key == *key);
+                    self.check_reason(machine, key, held);
+                }
                 PeerChange::Modify(_) => {}
             }
         }
@@ -57,12 +61,14 @@ impl World {
         }
     }
 
-    /// A peer goes only by removal, by its deadline, or because the node itself is out.
-    fn check_reason(&self, machine: usize, key: &PublicKey) {
+    /// A peer goes only by removal, by its deadline as the node holds it, or because the node itself is out.
+    fn check_reason(&self, machine: usize, key: &PublicKey, held: Option<&NodeRecord>) {
         let member = self.cluster.truth.nodes().find(|record| record.public_key == *key);
         let own = self.cluster.truth.node(self.machines[machine].record.id);
-        let expired = member.is_some_and(|record| record.expires_at <= mesh_time(self.now()));
-        let own_expired = own.is_none_or(|record| record.expires_at <= mesh_time(self.now()));
+        let is_over = |record: &NodeRecord| record.expires_at <= mesh_time(self.now());
+        // It may have been renewed meanwhile, unheard: what is held counts.
+        let expired = member.is_some_and(is_over) || held.is_some_and(is_over);
+        let own_expired = own.is_none_or(is_over);
         let rekeyed = self.machines.iter().all(|machine| machine.record.public_key != *key);
         let misled = self.machines[machine].clock_jumped;
         self.check(member.is_none() || expired || own_expired || rekeyed || misled, || {
