@@ -52,6 +52,10 @@ pub(crate) fn trials(kind: Kind) -> Vec<Trial> {
             only_a_kernel_device_with_our_key_is_cleared_away,
         ]);
     }
+    if kind == Kind::Userspace {
+        // A kernel device takes its port only when it comes up.
+        cases.extend(cases![a_port_that_is_taken_when_the_key_comes_is_told_at_every_try]);
+    }
     if kind == Kind::Kernel {
         cases.extend(cases![
             a_device_with_another_key_is_refused,
@@ -308,6 +312,26 @@ async fn a_taken_port_is_told_and_the_old_one_kept(stage: Stage) {
         other => panic!("expected the port to be taken, got {other:?}"),
     }
     assert_eq!(read(&mut device).await.listen_port, PORT);
+    drop(taken);
+    device.apply(&update).await.unwrap();
+    assert_eq!(read(&mut device).await.listen_port, port);
+}
+
+async fn a_port_that_is_taken_when_the_key_comes_is_told_at_every_try(stage: Stage) {
+    let mut device = stage.open(None).await;
+    let taken = std::net::UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut update =
+        DeviceUpdate { private_key: Some(private_key(0)), listen_port: Some(port), ..DeviceUpdate::default() };
+    for _ in 0..3 {
+        match device.apply(&update).await {
+            Err(DeviceError::PortTaken { port: told }) => assert_eq!(told, port),
+            other => panic!("expected the port to be taken, got {other:?}"),
+        }
+        // What is left to do is told by the difference, in which the key is no more.
+        assert_eq!(read(&mut device).await.listen_port, 0);
+        update.private_key = None;
+    }
     drop(taken);
     device.apply(&update).await.unwrap();
     assert_eq!(read(&mut device).await.listen_port, port);
