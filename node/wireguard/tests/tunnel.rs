@@ -203,7 +203,8 @@ impl Host {
     }
 
     fn ip(&self, arguments: &str) {
-        let status = self.within(|| Command::new("ip").args(arguments.split(' ')).status().unwrap());
+        let status = self.within(|| Command::new("ip").args(arguments.split(' ')).status());
+        let status = status.expect("this test needs `ip`: install the package iproute2");
         assert!(status.success(), "ip {arguments}");
     }
 }
