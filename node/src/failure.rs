@@ -68,6 +68,9 @@ pub enum Failure {
     /// The socket for `wg(8)`.
     #[error("cannot listen for wg(8): {0}")]
     Uapi(io::Error),
+    /// The engine that was started in the background has ended with this exit code.
+    #[error("the engine in the background has ended: see above")]
+    Detached(u8),
     /// The runtime.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -102,6 +105,7 @@ impl Failure {
             Self::Guard(GuardError::Device(DeviceError::Privilege { .. }))
             | Self::Engine(DeviceError::Privilege { .. }) => 3,
             Self::Engine(DeviceError::NameTaken { .. }) => 4,
+            Self::Detached(code) => *code,
             Self::Group(_) | Self::Token { .. } => 2,
             Self::Refused(_) => 6,
             Self::Socket(_)

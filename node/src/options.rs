@@ -29,6 +29,9 @@ Examples:
   # Meanwhile, elsewhere: give it a key and peers, an address, and bring it up.
   wg setconf wg0 wg0.conf && ip address add 10.0.0.1/24 dev wg0 && ip link set wg0 up
 
+  # For wg-quick, which wants one word: a script that says `exec meshd wireguard --detach \"$1\"`.
+  WG_QUICK_USERSPACE_IMPLEMENTATION=/usr/local/bin/that-script wg-quick up wg0
+
 It listens for wg(8) on /var/run/wireguard/INTERFACE.sock. Exit codes are those of `meshd --help`.";
 
 /// The node daemon of a meshctl mesh: it programs WireGuard with what the coordinators know.
@@ -96,7 +99,7 @@ pub struct Options {
 /// What `meshd` does besides being the node's daemon.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Runs the embedded WireGuard engine alone, in the foreground, for wg(8) and wg-quick(8)
+    /// Runs the embedded WireGuard engine alone, for wg(8) and wg-quick(8)
     #[command(after_help = WIREGUARD_EXAMPLES)]
     Wireguard(WireguardOptions),
 }
@@ -111,6 +114,14 @@ pub struct WireguardOptions {
     /// Threads that carry packets [default: one for every two cores, eight at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: Option<u16>,
+
+    /// Returns when the interface is ready, and goes on in the background
+    #[arg(long)]
+    pub detach: bool,
+
+    /// Tells the process that reads standard output when the interface is ready
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub detached: bool,
 }
 
 impl Options {
