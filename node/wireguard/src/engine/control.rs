@@ -24,6 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, trace, warn};
 
+/// With more messages in a second, too, who knocks must first prove where it is: answered in full, so many take about a
+/// tenth of a core, and a flood should take no more. Cookies cost a tenth of a handshake.
+const BUSY: usize = 1_000;
 /// Messages looked at before timers have their turn.
 const KNOCKS_AT_ONCE: usize = 64;
 /// How often the interface's MTU is looked at while there is something to do.
@@ -76,10 +79,14 @@ impl Inbox {
             return;
         }
         let mut held = self.lock();
-        if held.knocks.len() < MAX_QUEUED_HANDSHAKES {
+        let waiting = held.knocks.len();
+        if waiting < MAX_QUEUED_HANDSHAKES {
             held.knocks.push_back(knock);
             drop(held);
-            self.wake();
+            // It takes all that wait before it sleeps again.
+            if waiting == 0 {
+                self.wake();
+            }
         }
     }
 
@@ -130,6 +137,8 @@ pub(crate) struct Control {
     /// Absent where netlink is: then an error must show that a source address is gone.
     underlay: Option<Underlay>,
     load: Load,
+    /// Messages taken since the second began.
+    taken: (Instant, usize),
     mtu_looked: Instant,
 }
 
@@ -145,6 +154,7 @@ impl Control {
             outbound: Outbound::new(),
             underlay,
             load: Load::default(),
+            taken: (now, 0),
             mtu_looked: now,
         }
     }
@@ -155,7 +165,7 @@ impl Control {
         while !self.shared.is_stopping() {
             let waiting = self.shared.inbox.take(&mut knocks, &mut attention);
             let now = clock::now();
-            let loaded = self.load.observe(waiting, now);
+            let loaded = self.is_loaded(waiting, knocks.len(), now);
             self.look_at_mtu(now);
             attention.drain(..).for_each(|peer| self.serve(peer, now));
             knocks.drain(..).for_each(|knock| self.answer(&knock, loaded, clock::now()));
@@ -192,6 +202,16 @@ impl Control {
             let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
             cells.iter().for_each(|cell| cell.source_lost.store(true, Ordering::Relaxed));
         }
+    }
+
+    /// Whether handshakes must bring cookies, with so many waiting and so many taken now.
+    fn is_loaded(&mut self, waiting: usize, taken: usize, now: Instant) -> bool {
+        if now.saturating_duration_since(self.taken.0) >= Duration::from_secs(1) {
+            self.taken = (now, 0);
+        }
+        self.taken.1 += taken;
+        let pressing = if self.taken.1 > BUSY { MAX_QUEUED_HANDSHAKES } else { waiting };
+        self.load.observe(pressing, now)
     }
 
     fn look_at_mtu(&mut self, now: Instant) {
