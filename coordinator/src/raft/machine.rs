@@ -30,7 +30,12 @@ impl View {
         read(&self.state.read().expect("applying does not panic").registry)
     }
 
-    /// One more than the index of the last applied entry; changes after each batch.
+    /// One more than the index of the last applied entry: whoever was answered finds its own counted.
+    pub(crate) fn position(&self) -> u64 {
+        self.state.read().expect("applying does not panic").last.next_index()
+    }
+
+    /// The same, to wait on; changes after each batch.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.clone()
     }

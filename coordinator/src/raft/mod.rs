@@ -261,7 +261,8 @@ impl Raft {
             voters,
             learners: membership.learner_ids().map(CoordinatorId).collect(),
             fresh,
-            applied: metrics.last_applied.next_index(),
+            // Raft's own figure comes later than the answer to a write.
+            applied: self.view.position(),
         }
     }
 
