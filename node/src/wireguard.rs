@@ -44,14 +44,16 @@ pub fn run(options: &WireguardOptions) -> Result<(), Failure> {
         match poll(&mut [signal.clone(), ended.clone()], PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Failure::Start(errno.into())),
+            // As wg-quick ends it: by taking the interface away.
+            Ok(_) if engine.lost_interface() => {
+                info!(interface = engine.interface(), "the interface was removed");
+                return Ok(());
+            }
             Ok(_) if engine.is_alive() => {
                 info!(interface = engine.interface(), "stopping; the interface goes with it");
                 return Ok(());
             }
-            Ok(_) => {
-                let interface = engine.interface().to_owned();
-                return Err(DeviceError::Gone { interface }.into());
-            }
+            Ok(_) => return Err(Failure::Start(io::Error::other("a thread of the engine has ended"))),
         }
     }
 }

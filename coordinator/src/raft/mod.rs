@@ -32,7 +32,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{Config, EmptyNode, Instant as _, LogIdOptionExt as _, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, EmptyNode, Instant as _, ReadPolicy, ServerState, SnapshotPolicy};
 use record::{decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -134,6 +134,11 @@ impl Engine {
         !self.shared.failed.load(Ordering::Acquire)
     }
 
+    /// Whether it ended because its interface was taken away.
+    pub fn lost_interface(&self) -> bool {
+        !self.is_alive() && self.shared.tun.mtu().is_err()
+    }
+
     /// Becomes readable when the engine ends by itself.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.shared.ended.as_fd()
