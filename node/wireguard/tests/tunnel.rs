@@ -23,9 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let skip = std::env::var_os("MESHCTL_SKIP_ROOT_TESTS").is_some();
-    let cases: [(&str, fn()); 7] = [
+    let cases: [(&str, fn()); 8] = [
         ("a_stream_arrives_as_it_was_sent", a_stream_arrives_as_it_was_sent),
         ("datagrams_of_all_sizes_arrive_whole", datagrams_of_all_sizes_arrive_whole),
+        ("a_packet_that_no_udp_packet_holds_is_lost_alone", a_packet_that_no_udp_packet_holds_is_lost_alone),
         ("workers_share_the_traffic_and_keep_its_order", workers_share_the_traffic_and_keep_its_order),
         ("a_filter_decides_which_packets_pass", a_filter_decides_which_packets_pass),
         ("frames_share_the_port_and_reach_who_listens", frames_share_the_port_and_reach_who_listens),
@@ -59,6 +60,23 @@ fn datagrams_of_all_sizes_arrive_whole() {
         let length = receiver.recv(&mut buffer).unwrap_or_else(|error| panic!("{size} bytes: {error}"));
         assert!(buffer[..length] == sent, "{size} bytes changed on their way");
     }
+}
+
+fn a_packet_that_no_udp_packet_holds_is_lost_alone() {
+    let (a, b) = Host::pair(None);
+    for host in [&a, &b] {
+        host.ip("link set wg mtu 65535");
+    }
+    let receiver = b.within(|| udp("10.77.0.2", 7_000));
+    let sender = a.within(|| udp("10.77.0.1", 0));
+    let mut buffer = vec![0; 65_536];
+    for size in [60_000, 65_507, 60_001] {
+        sender.send_to(&vec![7; size], "10.77.0.2:7000").unwrap();
+    }
+    for size in [60_000, 60_001] {
+        assert_eq!(receiver.recv(&mut buffer).unwrap(), size);
+    }
+    assert!(a.engine.is_alive());
 }
 
 fn workers_share_the_traffic_and_keep_its_order() {

@@ -84,6 +84,11 @@ impl Outbound {
                 return;
             }
         };
+        // All but the last are of one length, and the last is no longer.
+        if DATA_HEADER + padded_len(segments.len(0), shared.mtu()) + TAG > MAX_TRAIN_BYTES {
+            trace!(length = segments.len(0), "no UDP packet holds this packet of the host");
+            return;
+        }
         let mut state = cell.lock();
         // Those that wait go first.
         let granted =
