@@ -2,15 +2,15 @@
 //!
 //! One core, caches warm, the best of many rounds, a batch of packets as one super-packet makes them.
 
-use mesh_types::PrivateKey;
-use mesh_wireguard_core::LocalIdentity;
-use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG};
-use mesh_wireguard_core::message::{DataHeader, Initiation, Response};
-use mesh_wireguard_core::peer::{Action, Fresh, Incoming, Outgoing, Peer};
-use mesh_wireguard_core::tai64n::Tai64n;
+#[path = "../tests/pair/mod.rs"]
+mod pair;
+
+use mesh_wireguard_core::keys::{DATA_HEADER, TAG};
+use mesh_wireguard_core::message::DataHeader;
+use mesh_wireguard_core::peer::{Incoming, Outgoing};
+use pair::connected;
 use std::hint::black_box;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A packet of the tunnel's usual MTU, padded.
 const PLAINTEXT: usize = 1_420;
@@ -55,24 +55,6 @@ fn main() {
             black_box(DataHeader::parse(buffer));
         }
     });
-}
-
-/// Two peers that have made a handshake, and the receiver's keys.
-fn connected(now: Instant) -> (Peer, Peer, Arc<KeyPair>) {
-    let [a, b] = [1, 2].map(|byte| Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([byte; 32]))));
-    let mut to_b = Peer::new(&a, b.public_key(), None, None);
-    let mut to_a = Peer::new(&b, a.public_key(), None, None);
-    let stamp = Tai64n::from_unix(Duration::from_secs(1));
-    let initiation = to_b.initiate(Fresh { ephemeral: [3; 32], index: 1 }, stamp, now).expect("usable keys");
-    let opened = Initiation::parse(&initiation).and_then(|message| b.open_initiation(&message)).expect("for b");
-    let response = to_a.handle_initiation(opened, Fresh { ephemeral: [4; 32], index: 2 }, now).expect("of a");
-    to_b.handle_response(&Response::parse(&response).expect("a response"), now).expect("awaited");
-    let keys = std::iter::from_fn(|| to_a.poll(now)).find_map(|action| match action {
-        Action::Install(keys) => Some(keys),
-        _ => None,
-    });
-    while to_b.poll(now).is_some() {}
-    (to_b, to_a, keys.expect("a responder has keys"))
 }
 
 fn measure(what: &str, bytes: usize, mut run: impl FnMut()) {

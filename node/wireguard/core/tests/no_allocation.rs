@@ -1,14 +1,13 @@
 //! Packets of an established session pass through the peer and its keys without one allocation.
 
-use mesh_types::PrivateKey;
-use mesh_wireguard_core::LocalIdentity;
+mod pair;
+
 use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG};
-use mesh_wireguard_core::message::{DataHeader, Initiation, Response};
-use mesh_wireguard_core::peer::{Action, Fresh, Incoming, Outgoing, Peer};
-use mesh_wireguard_core::tai64n::Tai64n;
+use mesh_wireguard_core::message::DataHeader;
+use mesh_wireguard_core::peer::{Incoming, Outgoing, Peer};
+use pair::connected;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 struct Counting;
@@ -37,24 +36,6 @@ static ALLOCATOR: Counting = Counting;
 
 const BATCH: usize = 45;
 const PLAINTEXT: usize = 1_424;
-
-/// Two peers that have made a handshake, and the receiver's keys.
-fn connected(now: Instant) -> (Peer, Peer, Arc<KeyPair>) {
-    let [a, b] = [1, 2].map(|byte| Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([byte; 32]))));
-    let mut to_b = Peer::new(&a, b.public_key(), None, None);
-    let mut to_a = Peer::new(&b, a.public_key(), None, None);
-    let stamp = Tai64n::from_unix(Duration::from_secs(1));
-    let initiation = to_b.initiate(Fresh { ephemeral: [3; 32], index: 1 }, stamp, now).expect("usable keys");
-    let opened = Initiation::parse(&initiation).and_then(|message| b.open_initiation(&message)).expect("for b");
-    let response = to_a.handle_initiation(opened, Fresh { ephemeral: [4; 32], index: 2 }, now).expect("of a");
-    to_b.handle_response(&Response::parse(&response).expect("a response"), now).expect("awaited");
-    let keys = std::iter::from_fn(|| to_a.poll(now)).find_map(|action| match action {
-        Action::Install(keys) => Some(keys),
-        _ => None,
-    });
-    while to_b.poll(now).is_some() {}
-    (to_b, to_a, keys.expect("a responder has keys"))
-}
 
 /// Sends a batch of packets from one to the other, with everything that a worker does for it.
 fn pass(from: &mut Peer, to: &mut Peer, keys: &KeyPair, buffers: &mut [Vec<u8>], now: Instant) {
