@@ -1,11 +1,11 @@
 //! Transport keys of one session: sealing and opening data messages in place.
 //!
 //! A `KeyPair` is immutable and shared by `Arc`, so that sealing and opening need no lock; counters and the replay
-//! window belong to the peer. aws-lc holds each key in one heap cell that it wipes when freed.
+//! window belong to the peer.
 
+use crate::aead::Cipher;
 use crate::message::{DATA_MIN, DataHeader};
 use crate::peer::limits::REJECT_AFTER_TIME;
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::fmt;
 use std::time::Instant;
 
@@ -16,8 +16,8 @@ const PADDING: usize = 16;
 
 /// The keys of one session, both directions.
 pub struct KeyPair {
-    sending: LessSafeKey,
-    receiving: LessSafeKey,
+    sending: Cipher,
+    receiving: Cipher,
     local_index: u32,
     remote_index: u32,
     created: Instant,
@@ -34,7 +34,8 @@ impl KeyPair {
         created: Instant,
     ) -> Self {
         let Indices { local: local_index, remote: remote_index } = indices;
-        Self { sending: key(sending), receiving: key(receiving), local_index, remote_index, created, is_initiator }
+        let (sending, receiving) = (Cipher::new(sending), Cipher::new(receiving));
+        Self { sending, receiving, local_index, remote_index, created, is_initiator }
     }
 
     /// The index that the other side names this session by.
@@ -67,37 +68,38 @@ impl KeyPair {
         now.saturating_duration_since(self.created) >= REJECT_AFTER_TIME
     }
 
-    /// Seals a data message in place: `buffer` is 16 bytes for the header, the padded plaintext, 16 bytes for the tag.
-    ///
-    /// `counter` must come from `Peer::send`, once.
+    /// Writes the header of a data message that is to be sealed with `counter`, which must come from `Peer::send`, once.
     ///
     /// # Panics
-    /// When `buffer` is shorter than header and tag.
+    /// When `message` is shorter than header and tag.
     #[inline]
-    pub fn seal(&self, counter: u64, buffer: &mut [u8]) {
-        let (header, rest) =
-            buffer.split_first_chunk_mut::<DATA_HEADER>().expect("a buffer has room for header and tag");
-        let (plaintext, tag) = rest.split_last_chunk_mut::<TAG>().expect("a buffer has room for header and tag");
-        *header = DataHeader { receiver: self.remote_index, counter }.write();
-        *tag = seal_in_place(&self.sending, counter, &[], plaintext);
+    pub fn begin(&self, counter: u64, message: &mut [u8]) {
+        let header = DataHeader { receiver: self.remote_index, counter }.write();
+        assert!(message.len() >= DATA_MIN, "a data message has a header and a tag");
+        message[..DATA_HEADER].copy_from_slice(&header);
     }
 
-    /// Opens a data message in place and returns the length of the plaintext, which begins at `DATA_HEADER`.
+    /// Seals the data messages of a train in place: `stride` bytes each, the last perhaps fewer. Each is a header, as
+    /// `begin` wrote it, the padded plaintext, and 16 bytes for the tag.
     ///
-    /// It says that the message is authentic, not that it is new: that is `Peer::receive`. What did not authenticate
-    /// is left unreadable.
+    /// # Panics
+    /// When a message is shorter than header and tag.
     #[inline]
-    pub fn open(&self, packet: &mut [u8]) -> Option<usize> {
-        if packet.len() < DATA_MIN {
-            return None;
-        }
-        let counter = DataHeader::parse(packet)?.counter;
-        let (_, rest) = packet.split_first_chunk_mut::<DATA_HEADER>()?;
-        let (ciphertext, tag) = rest.split_last_chunk_mut::<TAG>()?;
-        self.receiving
-            .open_in_place_separate_tag(nonce(counter), Aad::empty(), tag.as_slice(), ciphertext)
-            .ok()
-            .map(|plaintext| plaintext.len())
+    pub fn seal(&self, train: &mut [u8], stride: usize) {
+        self.sending.seal(train, stride);
+    }
+
+    /// Opens the data messages of a train in place: `stride` bytes each, the last perhaps fewer. Tells of each, in their
+    /// order, whether it was authentic; its plaintext lies between header and tag.
+    ///
+    /// That it is authentic does not mean that it is new: that is `Peer::receive`. What did not authenticate is left
+    /// unreadable.
+    ///
+    /// # Panics
+    /// When a message is shorter than header and tag.
+    #[inline]
+    pub fn open(&self, train: &mut [u8], stride: usize, opened: impl FnMut(bool)) {
+        self.receiving.open(train, stride, opened);
     }
 }
 
@@ -128,27 +130,6 @@ pub fn padded_len(len: usize, mtu: usize) -> usize {
     }
     let last = if len > mtu { len % mtu } else { len };
     len - last + last.next_multiple_of(PADDING).min(mtu)
-}
-
-pub(crate) fn key(bytes: &[u8; 32]) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, bytes).expect("ChaCha20-Poly1305 takes 32 bytes"))
-}
-
-/// Seals `text` where it lies and returns its tag.
-#[inline]
-pub(crate) fn seal_in_place(key: &LessSafeKey, counter: u64, associated: &[u8], text: &mut [u8]) -> [u8; TAG] {
-    let tag = key
-        .seal_in_place_separate_tag(nonce(counter), Aad::from(associated), text)
-        .expect("a datagram is far below ChaCha20's limit of 256 GiB");
-    tag.as_ref().try_into().expect("Poly1305 tags have 16 bytes")
-}
-
-/// Four zero bytes and the counter (paper, section 5.4.6).
-#[inline]
-pub(crate) fn nonce(counter: u64) -> Nonce {
-    let mut bytes = [0; 12];
-    bytes[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(bytes)
 }
 
 #[cfg(test)]

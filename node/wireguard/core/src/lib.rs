@@ -2,6 +2,7 @@
 //!
 //! Time comes in as the last argument, random bytes with the input, and what must be sent goes out as bytes and actions.
 
+mod aead;
 pub mod allowed;
 pub mod cookie;
 pub mod identity;

@@ -4,8 +4,9 @@
 //! zeros, which a public key of low order forces, ends the handshake. States and intermediate keys are wiped when
 //! dropped.
 
+use crate::aead::library::{self, nonce, seal_in_place};
 use crate::identity::LocalIdentity;
-use crate::keys::{Indices, KeyPair, key, nonce, seal_in_place};
+use crate::keys::{Indices, KeyPair};
 use crate::message::{Initiation, Response, TAG};
 use crate::tai64n::Tai64n;
 use aws_lc_rs::aead::Aad;
@@ -218,7 +219,7 @@ impl Symmetric {
         let mut sealed = [0; SEALED];
         let (body, tag) = sealed.split_at_mut(N);
         body.copy_from_slice(&text);
-        tag.copy_from_slice(&seal_in_place(&key(with), 0, &self.hash, body));
+        tag.copy_from_slice(&seal_in_place(&library::key(with), 0, &self.hash, body));
         self.mix_hash(&sealed);
         sealed
     }
@@ -232,7 +233,8 @@ impl Symmetric {
         let associated = self.hash;
         self.mix_hash(&sealed);
         let (body, tag) = sealed.split_at_mut(N);
-        let text = key(with).open_in_place_separate_tag(nonce(0), Aad::from(&associated[..]), tag, body).ok()?;
+        let text =
+            library::key(with).open_in_place_separate_tag(nonce(0), Aad::from(&associated[..]), tag, body).ok()?;
         (&*text).try_into().ok()
     }
 }

@@ -36,21 +36,23 @@ static ALLOCATOR: Counting = Counting;
 
 const BATCH: usize = 45;
 const PLAINTEXT: usize = 1_424;
+const STRIDE: usize = DATA_HEADER + PLAINTEXT + TAG;
 
 /// Sends a batch of packets from one to the other, with everything that a worker does for it.
-fn pass(from: &mut Peer, to: &mut Peer, keys: &KeyPair, buffers: &mut [Vec<u8>], now: Instant) {
-    let bytes: usize = buffers.iter().map(Vec::len).sum();
-    let Outgoing::Session { keys: sealing, first_counter } = from.send(BATCH as u32, bytes as u64, now) else {
+fn pass(from: &mut Peer, to: &mut Peer, keys: &KeyPair, train: &mut [u8], now: Instant) {
+    let Outgoing::Session { keys: sealing, first_counter } = from.send(BATCH as u32, train.len() as u64, now) else {
         panic!("no session");
     };
     assert!(from.poll(now).is_none());
-    let mut incoming = [Incoming { counter: 0, len: 0, fresh: false }; BATCH];
-    for ((buffer, incoming), counter) in buffers.iter_mut().zip(&mut incoming).zip(first_counter..) {
-        sealing.seal(counter, buffer);
-        let header = DataHeader::parse(buffer).expect("a data message");
-        let len = keys.open(buffer).expect("authentic");
-        *incoming = Incoming { counter: header.counter, len, fresh: false };
+    let mut incoming = [Incoming { counter: 0, len: PLAINTEXT, fresh: false }; BATCH];
+    for (message, counter) in train.chunks_mut(STRIDE).zip(first_counter..) {
+        sealing.begin(counter, message);
     }
+    sealing.seal(train, STRIDE);
+    for (message, incoming) in train.chunks(STRIDE).zip(&mut incoming) {
+        incoming.counter = DataHeader::parse(message).expect("a data message").counter;
+    }
+    keys.open(train, STRIDE, |authentic| assert!(authentic));
     to.receive(keys.local_index(), &mut incoming, now);
     assert!(incoming.iter().all(|packet| packet.fresh));
     while to.poll(now).is_some() {}
@@ -60,11 +62,11 @@ fn pass(from: &mut Peer, to: &mut Peer, keys: &KeyPair, buffers: &mut [Vec<u8>],
 fn packets_pass_without_an_allocation() {
     let now = Instant::now();
     let (mut from, mut to, keys) = connected(now);
-    let mut buffers = vec![vec![0; DATA_HEADER + PLAINTEXT + TAG]; BATCH];
-    pass(&mut from, &mut to, &keys, &mut buffers, now);
+    let mut train = vec![0; BATCH * STRIDE];
+    pass(&mut from, &mut to, &keys, &mut train, now);
     let before = ALLOCATIONS.get();
     for number in 0..200 {
-        pass(&mut from, &mut to, &keys, &mut buffers, now + Duration::from_millis(number));
+        pass(&mut from, &mut to, &keys, &mut train, now + Duration::from_millis(number));
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }

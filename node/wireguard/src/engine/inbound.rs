@@ -11,12 +11,13 @@ use super::shared::{Indexed, Shared, Tables};
 use crate::tun::{self, Queue};
 use crate::udp::{Endpoint, Receiver, Socket};
 use mesh_wireguard_core::keys::DATA_HEADER;
-use mesh_wireguard_core::message::DataHeader;
+use mesh_wireguard_core::message::{DATA_MIN, DataHeader};
 use mesh_wireguard_core::offload::checksum::Sum;
 use mesh_wireguard_core::offload::{Group, Joiner, MAX_JOINED, Place};
 use mesh_wireguard_core::peer::Incoming;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::time::Instant;
 use tracing::trace;
 
@@ -30,13 +31,25 @@ pub(crate) struct Inbound {
     batch: Batch,
 }
 
-/// Packets of one session that follow each other in one train.
+/// Packets of one session that follow each other in one train; empty but for its room when none are looked at.
 #[derive(Default)]
 struct Batch {
-    session: Option<(u32, Indexed)>,
+    /// The header of each, and its length.
+    headers: Vec<(Option<DataHeader>, usize)>,
+    /// Those that were authentic.
     incoming: Vec<Incoming>,
-    /// Where the plaintext of each begins in the train.
+    /// Where the plaintext of each of these begins in the train.
     starts: Vec<usize>,
+}
+
+/// The train that is looked at.
+struct Arrival<'a> {
+    bytes: &'a mut [u8],
+    /// Which of the receiver's buffers it lies in.
+    buffer: u32,
+    stride: usize,
+    endpoint: Endpoint,
+    ecn: u8,
 }
 
 impl Inbound {
@@ -65,33 +78,40 @@ impl Inbound {
         Ok(true)
     }
 
-    /// Opens the packets of one train.
+    /// Opens the packets of one train: those of one session that follow each other at once.
     fn open(&mut self, n: usize, shared: &Shared, tables: &Tables, now: Instant) {
         let Some(train) = self.receiver.train(n) else { return };
-        let (stride, endpoint, ecn) = (train.stride, train.endpoint, train.ecn);
+        let (stride, endpoint) = (train.stride, train.endpoint);
+        let mut arrival = Arrival { bytes: train.bytes, buffer: n as u32, stride, endpoint, ecn: train.ecn };
         let mut start = 0;
-        while start < train.bytes.len() {
-            let end = (start + stride).min(train.bytes.len());
-            let packet = &mut train.bytes[start..end];
+        while start < arrival.bytes.len() {
+            let end = (start + stride).min(arrival.bytes.len());
+            let packet = &mut arrival.bytes[start..end];
             match DataHeader::parse(packet) {
-                Some(DataHeader { receiver, counter }) => {
-                    if self.batch.session.as_ref().is_none_or(|(index, _)| *index != receiver) {
-                        self.batch.close(shared, tables, &mut self.joiner, train.bytes, n, endpoint, ecn, now);
-                        self.batch.session = tables.by_index.get(&receiver).map(|found| (receiver, found.clone()));
+                Some(DataHeader { receiver, .. }) => {
+                    let rest = &arrival.bytes[start..];
+                    let run = rest.chunks(stride).take_while(|packet| is_of(packet, receiver)).count();
+                    let end = arrival.bytes.len().min(start + run * stride);
+                    if let Some(indexed) = tables.by_index.get(&receiver) {
+                        self.batch.take(
+                            &mut arrival,
+                            start..end,
+                            receiver,
+                            indexed,
+                            shared,
+                            tables,
+                            &mut self.joiner,
+                            now,
+                        );
                     }
-                    let packet = &mut train.bytes[start..end];
-                    let keys = self.batch.session.as_ref().and_then(|(_, indexed)| indexed.keys.as_ref());
-                    if let Some(len) = keys.and_then(|keys| keys.open(packet)) {
-                        self.batch.incoming.push(Incoming { counter, len, fresh: false });
-                        self.batch.starts.push(start + DATA_HEADER);
-                    }
+                    start = end;
+                    continue;
                 }
                 None if shared.hooks.take_frame(packet, endpoint) => {}
                 None => shared.inbox.knock(Knock::new(packet, endpoint)),
             }
             start = end;
         }
-        self.batch.close(shared, tables, &mut self.joiner, train.bytes, n, endpoint, ecn, now);
     }
 
     /// Hands all that was opened to the interface.
@@ -112,25 +132,39 @@ impl Inbound {
 }
 
 impl Batch {
-    /// Ends the batch: one look at the peer decides which of its packets count.
-    #[expect(clippy::too_many_arguments, reason = "all of them are the one train that is being opened")]
-    fn close(
+    /// Opens packets of one session; one look at the peer decides which of them count.
+    #[expect(clippy::too_many_arguments, reason = "all that packets meet on their way in")]
+    fn take(
         &mut self,
+        arrival: &mut Arrival<'_>,
+        range: Range<usize>,
+        index: u32,
+        Indexed { cell, keys }: &Indexed,
         shared: &Shared,
         tables: &Tables,
         joiner: &mut Joiner,
-        train: &mut [u8],
-        buffer: usize,
-        endpoint: Endpoint,
-        ecn: u8,
         now: Instant,
     ) {
-        let Some((index, Indexed { cell, .. })) = self.session.take() else { return };
+        let Some(keys) = keys else { return };
+        let stride = arrival.stride;
+        let packets = &mut arrival.bytes[range.clone()];
+        self.headers.clear();
+        self.headers.extend(packets.chunks(stride).map(|packet| (DataHeader::parse(packet), packet.len())));
+        let mut headers = range.step_by(stride).zip(&self.headers);
+        keys.open(packets, stride, |authentic| {
+            if let Some((start, (Some(header), length))) = headers.next()
+                && authentic
+            {
+                self.incoming.push(Incoming { counter: header.counter, len: length - DATA_MIN, fresh: false });
+                self.starts.push(start + DATA_HEADER);
+            }
+        });
         if self.incoming.is_empty() {
             return;
         }
         let mut state = cell.lock();
         state.core.receive(index, &mut self.incoming, now);
+        let endpoint = arrival.endpoint;
         if self.incoming.iter().any(|incoming| incoming.fresh) && state.endpoint != Some(endpoint) {
             state.endpoint = Some(endpoint);
         }
@@ -146,7 +180,7 @@ impl Batch {
             if !incoming.fresh || incoming.len == 0 {
                 continue;
             }
-            let packet = &mut train[start..start + incoming.len];
+            let packet = &mut arrival.bytes[start..start + incoming.len];
             let Some((source, length)) = judge(packet) else { continue };
             if admitted != Some(source) && tables.allowed.lookup(source) != Some(cell.id) {
                 trace!(%source, peer = %cell.key, "a source that the peer may not have");
@@ -157,8 +191,8 @@ impl Batch {
             if filter.as_ref().is_some_and(|filter| !filter.admits(&cell.key, Direction::Inbound, packet)) {
                 continue;
             }
-            mark_congestion(packet, ecn);
-            joiner.push(Place { buffer: buffer as u32, start: start as u32, len: length as u32 }, packet);
+            mark_congestion(packet, arrival.ecn);
+            joiner.push(Place { buffer: arrival.buffer, start: start as u32, len: length as u32 }, packet);
         }
     }
 }
@@ -173,6 +207,11 @@ fn write_group(queue: &Queue, receiver: &Receiver, group: &Group) -> io::Result<
         *piece = IoSlice::new(&buffer[place.start as usize..][..place.len as usize]);
     }
     queue.write(&pieces[..2 + group.payloads().len()])
+}
+
+/// Whether a packet belongs to the session that the index names.
+fn is_of(packet: &[u8], index: u32) -> bool {
+    DataHeader::parse(packet).is_some_and(|header| header.receiver == index)
 }
 
 /// The packet's source and length, without WireGuard's padding; `None` if it is no IP packet.
