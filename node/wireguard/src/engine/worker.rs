@@ -8,7 +8,7 @@ use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::shared::Shared;
 use crate::tun::{self, Queue, READ_SIZE};
-use crate::udp::Socket;
+use crate::udp::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::AsFd;
@@ -16,8 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tracing::{debug, warn};
 
-/// Reads of the interface before the network has its turn: as much as a train carries when packets are small.
-const READS: usize = 16;
+/// Reads of the interface before the network has its turn: as many packets as a train carries. When the host sends more
+/// than we can take, its queue overflows; room made in one go is taken by packets that belong together, as fragments do.
+const READS: usize = MAX_TRAIN_PACKETS;
+
+/// Bytes that are read before the network has its turn, about: super-packets for a few trains.
+const READ_BYTES: usize = 4 * MAX_TRAIN_BYTES;
 
 pub(crate) struct Worker {
     pub(crate) number: usize,
@@ -81,9 +85,12 @@ impl Worker {
     fn pump_host(&mut self) -> io::Result<bool> {
         let mut started = None;
         let mut more = true;
-        for _ in 0..READS {
+        let (mut reads, mut bytes) = (0, 0);
+        while reads < READS && bytes < READ_BYTES {
             match self.queue.read(&mut self.raw) {
                 Ok(length) => {
+                    reads += 1;
+                    bytes += length;
                     let now = *started.get_or_insert_with(clock::now);
                     self.outbound.take(&self.raw[..length], &self.shared, self.socket.as_deref(), now);
                 }

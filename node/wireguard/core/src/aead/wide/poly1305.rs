@@ -92,7 +92,7 @@ pub(super) fn tags(keys: &[OneTimeKey; LANES], texts: &[&[u8]; LANES]) -> [[u8; 
             words[STEP - 1][1] = vector(&lengths.map(|length| length as u64));
         }
         let number = |block: usize| Number::of_block(words[block], ends[block]);
-        let mut sums = Sums::ZERO;
+        let mut sums = Sums::zero();
         sums.add_product(&number(1), &r3);
         sums.add_product(&number(2), &r2);
         sums.add_product(&number(3), &r1);
@@ -113,7 +113,7 @@ fn powers(keys: &[OneTimeKey; LANES]) -> [Factor; STEP] {
     let mut powers = [first; STEP];
     let mut power = r;
     for factor in &mut powers[1..] {
-        let mut product = Sums::ZERO;
+        let mut product = Sums::zero();
         product.add_product(&power, &first);
         power = product.carried();
         *factor = Factor::new(&power);
@@ -158,10 +158,12 @@ impl Factor {
 
 impl Sums {
     /// Nothing added yet.
-    const ZERO: Self = {
-        // SAFETY: All bits zero is a value of a vector of integers.
-        unsafe { std::mem::zeroed() }
-    };
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
+    fn zero() -> Self {
+        let zero = [_mm512_setzero_si512(); 3];
+        Self { low: zero, high: zero }
+    }
 
     /// Adds a product.
     ///
