@@ -13,7 +13,7 @@ mod poly1305;
 mod tests;
 
 use super::{BATCH, Slot, slots};
-use chacha20::{BLOCK, BLOCKS, Inputs, key_stream};
+use chacha20::{BLOCK, BLOCKS, Inputs, key_stream, key_streams};
 use poly1305::{LANES, OneTimeKey, TAG, tags};
 use std::arch::x86_64::*;
 use zeroize::{Zeroize as _, ZeroizeOnDrop};
@@ -87,10 +87,7 @@ fn seal(key: &[u32; 8], bytes: &mut [u8], stride: usize) {
     let stream = key_stream(key, &row.inputs);
     let mut one_time = batch.one_time_keys(&stream);
     row.apply(&stream, bytes, u32::MAX);
-    while cursor.message < batch.count {
-        let row = batch.row(&mut cursor);
-        row.apply(&key_stream(key, &row.inputs), bytes, u32::MAX);
-    }
+    batch.apply_rest(key, cursor, bytes, u32::MAX);
     for (slot, tag) in batch.slots().iter().zip(batch.tags(&one_time, bytes)) {
         bytes[slot.tag()].copy_from_slice(&tag);
     }
@@ -111,10 +108,7 @@ fn open(key: &[u32; 8], bytes: &mut [u8], stride: usize) -> u32 {
     }
     one_time.zeroize();
     row.apply(&stream, bytes, authentic);
-    while cursor.message < batch.count {
-        let row = batch.row(&mut cursor);
-        row.apply(&key_stream(key, &row.inputs), bytes, authentic);
-    }
+    batch.apply_rest(key, cursor, bytes, authentic);
     authentic
 }
 
@@ -147,6 +141,23 @@ impl Batch {
         let mut row = Row::default();
         self.fill(&mut row, 0, cursor);
         row
+    }
+
+    /// Adds the key stream to what is left of the texts of those messages whose bit is set.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
+    fn apply_rest(&self, key: &[u32; 8], mut cursor: Cursor, bytes: &mut [u8], messages: u32) {
+        while cursor.message < self.count {
+            let one = self.row(&mut cursor);
+            if cursor.message == self.count {
+                one.apply(&key_stream(key, &one.inputs), bytes, messages);
+                return;
+            }
+            let two = self.row(&mut cursor);
+            let [first, second] = key_streams(key, [&one.inputs, &two.inputs]);
+            one.apply(&first, bytes, messages);
+            two.apply(&second, bytes, messages);
+        }
     }
 
     /// Gives the lanes from `lane` on to the blocks of texts from `cursor` on.
