@@ -4,20 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test tells what went wrong by panic")]
 
+mod hosts;
+
+use hosts::{Host, key};
 use libtest_mimic::{Arguments, Trial};
-use mesh_types::{PrivateKey, PublicKey};
-use mesh_wireguard::engine::{Change, Direction, Engine, FRAME_MAGIC, PacketFilter, PeerChange, PeerChangeKind};
+use mesh_types::PublicKey;
+use mesh_wireguard::engine::{Change, Direction, FRAME_MAGIC, PacketFilter, PeerChange, PeerChangeKind};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns, unshare};
-use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
-use std::process::{Command, ExitCode};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const PORT: u16 = 51_820;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -168,69 +167,6 @@ fn an_engine_without_its_interface_ends() {
     assert_eq!(poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()), Ok(1));
     assert!(!a.engine.is_alive());
     assert!(a.engine.apply(&[Change::FwMark(0)]).unwrap_err().to_string().contains("has gone"));
-}
-
-/// A host with an engine on it.
-#[derive(Clone)]
-struct Host {
-    namespace: Arc<File>,
-    engine: Arc<Engine>,
-}
-
-impl Host {
-    /// Two hosts on one cable whose engines know each other.
-    fn pair(workers: Option<usize>) -> (Self, Self) {
-        let (a, b) = (Self::new(workers), Self::new(workers));
-        let far = format!("/proc/{}/fd/{}", std::process::id(), b.namespace.as_raw_fd());
-        a.ip(&format!("link add eth0 type veth peer name eth0 netns {far}"));
-        for (host, own, other) in [(&a, 1, 2), (&b, 2, 1)] {
-            host.ip(&format!("address add 192.0.2.{own}/24 dev eth0"));
-            host.ip("link set eth0 up");
-            let mut peer = PeerChange::new(key(other).1, PeerChangeKind::Set);
-            peer.allowed_ips.push(format!("10.77.0.{other}/32").parse().unwrap());
-            peer.endpoint = Some(SocketAddr::from(([192, 0, 2, other], PORT)));
-            let changes = [Change::ListenPort(PORT), Change::PrivateKey(Some(key(own).0)), Change::Peer(peer)];
-            host.within(|| host.engine.apply(&changes).unwrap());
-            host.ip(&format!("address add 10.77.0.{own}/24 dev wg"));
-            host.ip("link set wg up");
-        }
-        (a, b)
-    }
-
-    fn new(workers: Option<usize>) -> Self {
-        let made = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect(
-                "this test needs root, to make a network namespace of its own; without root, set \
-                 MESHCTL_SKIP_ROOT_TESTS=1 to skip it",
-            );
-            let namespace = Arc::new(File::open("/proc/thread-self/ns/net").unwrap());
-            Self { namespace, engine: Arc::new(Engine::start("wg", workers).unwrap()) }
-        });
-        made.join().unwrap()
-    }
-
-    /// Does something in this host's network.
-    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let done = scope.spawn(|| {
-                setns(&*self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            done.join().unwrap()
-        })
-    }
-
-    fn ip(&self, arguments: &str) {
-        let status = self.within(|| Command::new("ip").args(arguments.split(' ')).status());
-        let status = status.expect("this test needs `ip`: install the package iproute2");
-        assert!(status.success(), "ip {arguments}");
-    }
-}
-
-/// Private and public key of a host.
-fn key(n: u8) -> (PrivateKey, PublicKey) {
-    let secret = x25519_dalek::StaticSecret::from([n; 32]);
-    (PrivateKey::from_bytes([n; 32]), PublicKey::from_bytes(x25519_dalek::PublicKey::from(&secret).to_bytes()))
 }
 
 fn udp(address: &str, port: u16) -> UdpSocket {
