@@ -4,6 +4,7 @@
 //! the network takes and gives trains of packets, and in between everything happens in place. The protocol itself, and
 //! how super-packets are cut and joined, is `mesh_wireguard_core`'s.
 
+pub mod ancillary;
 pub mod engine;
 mod tun;
 pub mod uapi;

@@ -4,6 +4,7 @@
 //! send gives several trains, which the kernel cuts as late as it can (UDP GSO). Every train carries the address it came
 //! to, so that answers leave from there (sticky source), and the two ECN bits of its outer header.
 
+mod name;
 mod receive;
 mod send;
 

@@ -1,11 +1,11 @@
 //! Taking datagrams from a socket, several trains at a time.
 
+use super::name::address;
 use super::{Control, Endpoint, Socket};
+use crate::ancillary::Said;
 use nix::errno::Errno;
-use std::ffi::c_int;
 use std::io;
-use std::mem::{MaybeUninit, size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::mem::{size_of, zeroed};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -88,7 +88,8 @@ impl Receiver {
         }
         let remote = address(&self.names[n])?;
         let length = (header.msg_len as usize).min(TRAIN_BYTES);
-        let said = Said::read(&header.msg_hdr);
+        let control = &self.controls[n].0;
+        let said = Said::read(&control[..control.len().min(header.msg_hdr.msg_controllen)]);
         let bytes = &mut self.buffers[n * TRAIN_BYTES..][..length];
         let stride = said.stride.filter(|stride| *stride > 0).unwrap_or(length.max(1));
         Some(Received { bytes, stride, endpoint: Endpoint { remote, source: said.to }, ecn: said.ecn })
@@ -105,82 +106,5 @@ impl Receiver {
 impl Default for Receiver {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// What the kernel said of a train besides its bytes.
-#[derive(Default)]
-struct Said {
-    stride: Option<usize>,
-    to: Option<IpAddr>,
-    ecn: u8,
-}
-
-impl Said {
-    fn read(header: &libc::msghdr) -> Self {
-        let mut said = Self::default();
-        // SAFETY: the kernel filled in the control buffer that `header` points to and set its length.
-        let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
-        // SAFETY: `at` is null or a header inside the control buffer, as the macros of the C library find them.
-        while let Some(message) = unsafe { at.as_ref() } {
-            // SAFETY: as above.
-            let data = unsafe { libc::CMSG_DATA(at) };
-            let held = message.cmsg_len - (data as usize - at as usize);
-            match (message.cmsg_level, message.cmsg_type) {
-                (libc::SOL_UDP, libc::UDP_GRO) => {
-                    said.stride = take::<c_int>(data, held).and_then(|stride| usize::try_from(stride).ok());
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    said.to = take::<libc::in6_pktinfo>(data, held)
-                        .map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical());
-                }
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    said.to = take::<libc::in_pktinfo>(data, held)
-                        .map(|info| Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    said.ecn = take::<c_int>(data, held).unwrap_or_default() as u8 & 3;
-                }
-                (libc::IPPROTO_IP, libc::IP_TOS) => said.ecn = take::<u8>(data, held).unwrap_or_default() & 3,
-                _ => {}
-            }
-            // SAFETY: as above.
-            at = unsafe { libc::CMSG_NXTHDR(header, at) };
-        }
-        said
-    }
-}
-
-/// Copies a plain value out of ancillary data, if there is as much.
-fn take<T: Copy>(data: *const u8, held: usize) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    (held >= size_of::<T>()).then(|| {
-        // SAFETY: `data` has at least as many bytes as `T`, which is plain C data for which all bytes are a value.
-        unsafe {
-            ptr::copy_nonoverlapping(data, value.as_mut_ptr().cast(), size_of::<T>());
-            value.assume_init()
-        }
-    })
-}
-
-/// The sender's address, IPv4 in its own notation.
-fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
-    match c_int::from(name.sin6_family) {
-        libc::AF_INET6 => {
-            let ip = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            let port = u16::from_be(name.sin6_port);
-            Some(match ip.to_canonical() {
-                IpAddr::V4(ip) => SocketAddrV4::new(ip, port).into(),
-                // The scope tells link-local addresses apart and means nothing for others.
-                IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into(),
-            })
-        }
-        libc::AF_INET => {
-            // SAFETY: the family says that the kernel wrote a `sockaddr_in`, which is smaller.
-            let name = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-            let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
-            Some(SocketAddrV4::new(ip, u16::from_be(name.sin_port)).into())
-        }
-        _ => None,
     }
 }
