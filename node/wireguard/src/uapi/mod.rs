@@ -2,7 +2,7 @@
 //!
 //! One thread accepts, one serves each client; a client may ask several times. The socket goes when this is dropped.
 
-mod text;
+pub mod text;
 
 use crate::engine::{Engine, EngineError};
 use nix::errno::Errno;

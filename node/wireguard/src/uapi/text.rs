@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Request {
+pub enum Request {
     /// Tell all.
     Get,
     /// Change these.
@@ -17,7 +17,7 @@ pub(crate) enum Request {
 
 /// Why a request was not understood.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub(crate) enum RequestError {
+pub enum RequestError {
     /// Not an operation.
     #[error("expected get=1 or set=1, got {0:?}")]
     Operation(String),
@@ -35,7 +35,7 @@ pub(crate) enum RequestError {
 }
 
 /// Reads a request, given without the empty line that ends it.
-pub(crate) fn parse(text: &str) -> Result<Request, RequestError> {
+pub fn parse(text: &str) -> Result<Request, RequestError> {
     let mut lines = text.lines();
     match lines.next() {
         Some("get=1") => Ok(Request::Get),
@@ -135,7 +135,7 @@ fn invalid(key: &str, value: &str) -> RequestError {
 }
 
 /// Writes a device's state, without the line that ends it.
-pub(crate) fn describe(state: &DeviceState) -> String {
+pub fn describe(state: &DeviceState) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
