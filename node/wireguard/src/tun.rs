@@ -104,6 +104,22 @@ impl Tun {
     }
 }
 
+#[cfg(test)]
+impl Tun {
+    /// One that is not there, for what neither reads nor writes it.
+    pub(crate) fn absent() -> Self {
+        Self { name: "absent".to_owned(), capabilities: Capabilities::default() }
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// One that takes everything and gives nothing.
+    pub(crate) fn nowhere() -> Self {
+        Self(OpenOptions::new().write(true).open("/dev/null").expect("every Unix has it").into())
+    }
+}
+
 impl Queue {
     /// Takes the next packet, with its header in front. `WouldBlock` when there is none.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -6,7 +6,9 @@
 use super::clock;
 use super::config::since_1970;
 use super::outbound::{self, Outbound, way_to};
-use super::shared::{Cell, CellState, Indexed, PeerId, Shared, new_waker, wake};
+use super::shared::{Cell, CellState, Indexed, PeerId, Shared};
+use super::sync::atomic::Ordering;
+use super::sync::{Mutex, MutexGuard, Waker};
 use super::watch::Underlay;
 use crate::udp::{Endpoint, Outgoing};
 use mesh_wireguard_core::LocalIdentity;
@@ -15,12 +17,10 @@ use mesh_wireguard_core::message::{CookieReply, INITIATION_LEN, Initiation, Mess
 use mesh_wireguard_core::peer::{Action, Fresh};
 use mesh_wireguard_core::tai64n::Tai64n;
 use mesh_wireguard_core::wheel::Wheel;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
+use nix::poll::PollTimeout;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, trace, warn};
 
@@ -28,7 +28,7 @@ use tracing::{debug, trace, warn};
 /// tenth of a core, and a flood should take no more. Cookies cost a tenth of a handshake.
 const BUSY: usize = 1_000;
 /// Messages looked at before timers have their turn.
-const KNOCKS_AT_ONCE: usize = 64;
+pub(super) const KNOCKS_AT_ONCE: usize = 64;
 /// How often the interface's MTU is looked at while there is something to do.
 const MTU_LOOK: Duration = Duration::from_secs(1);
 /// What marks handshakes on their way: AF41, as the kernel does.
@@ -48,7 +48,7 @@ pub(crate) struct Knock {
 /// What others leave for the control thread.
 pub(crate) struct Inbox {
     held: Mutex<Held>,
-    waker: EventFd,
+    pub(super) waker: Waker,
 }
 
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl Knock {
 
 impl Inbox {
     pub(crate) fn new() -> nix::Result<Self> {
-        Ok(Self { held: Mutex::default(), waker: new_waker()? })
+        Ok(Self { held: Mutex::default(), waker: Waker::new()? })
     }
 
     /// Leaves a message, unless too many wait.
@@ -97,11 +97,11 @@ impl Inbox {
     }
 
     pub(crate) fn wake(&self) {
-        wake(&self.waker);
+        self.waker.wake();
     }
 
     /// Takes some of the messages, all numbers, and says how many messages there were.
-    fn take(&self, knocks: &mut VecDeque<Knock>, attention: &mut Vec<PeerId>) -> usize {
+    pub(super) fn take(&self, knocks: &mut VecDeque<Knock>, attention: &mut Vec<PeerId>) -> usize {
         let mut held = self.lock();
         let waiting = held.knocks.len();
         knocks.extend(held.knocks.drain(..waiting.min(KNOCKS_AT_ONCE)));
@@ -188,16 +188,11 @@ impl Control {
             }
             None => PollTimeout::NONE,
         };
-        let waker = &self.shared.inbox.waker;
-        let mut fds = vec![PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.underlay.as_ref().map(|underlay| PollFd::new(underlay.as_fd(), PollFlags::POLLIN)));
-        if let Err(error) = poll(&mut fds, timeout)
-            && error != nix::errno::Errno::EINTR
-        {
+        let underlay = self.underlay.as_ref().map(AsFd::as_fd);
+        if let Err(error) = self.shared.inbox.waker.wait(underlay, timeout) {
             warn!(%error, "the engine ends");
             self.shared.fail();
         }
-        let _ = waker.read();
         if self.underlay.as_ref().is_some_and(Underlay::changed) {
             let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
             cells.iter().for_each(|cell| cell.source_lost.store(true, Ordering::Relaxed));

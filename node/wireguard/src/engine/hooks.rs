@@ -2,12 +2,13 @@
 //!
 //! Both cost nothing while nobody asks for them.
 
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Mutex, RwLock};
 use crate::udp::Endpoint;
 use mesh_types::PublicKey;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 /// What a frame begins with. WireGuard's messages begin with 1 to 4 and three zero bytes, so that a kernel device drops
 /// frames as any other nonsense.

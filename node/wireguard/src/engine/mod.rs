@@ -11,6 +11,9 @@ mod hooks;
 mod inbound;
 mod outbound;
 mod shared;
+mod sync;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod worker;
 

@@ -5,16 +5,16 @@
 
 use super::control::Inbox;
 use super::hooks::Hooks;
+use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
 use crate::tun::Tun;
 use crate::udp::{Endpoint, Socket};
 use mesh_types::{PresharedKey, PublicKey};
 use mesh_wireguard_core::allowed::AllowedIps;
 use mesh_wireguard_core::keys::KeyPair;
 use mesh_wireguard_core::peer::Peer;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// Super-packets that wait for a session with one peer, as in the kernel; the oldest goes first.
@@ -37,9 +37,9 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
     /// One for each worker.
-    pub(crate) wakers: Vec<EventFd>,
+    pub(crate) wakers: Vec<Waker>,
     /// For whoever waits for the end.
-    pub(crate) ended: EventFd,
+    pub(crate) ended: Waker,
     pub(crate) stopping: AtomicBool,
     /// The interface was taken away, or a thread could not go on.
     pub(crate) failed: AtomicBool,
@@ -100,8 +100,8 @@ impl Shared {
             mtu: AtomicUsize::new(mtu.into()),
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
-            wakers: (0..workers).map(|_| new_waker()).collect::<Result<_, _>>()?,
-            ended: new_waker()?,
+            wakers: (0..workers).map(|_| Waker::new()).collect::<Result<_, _>>()?,
+            ended: Waker::new()?,
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         })
@@ -146,7 +146,7 @@ impl Shared {
 
     /// Has all threads look up.
     pub(crate) fn wake_all(&self) {
-        self.wakers.iter().for_each(wake);
+        self.wakers.iter().for_each(Waker::wake);
         self.inbox.wake();
     }
 
@@ -155,7 +155,7 @@ impl Shared {
         self.failed.store(true, Ordering::Release);
         self.stopping.store(true, Ordering::Release);
         self.wake_all();
-        wake(&self.ended);
+        self.ended.wake();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -268,13 +268,4 @@ impl CellState {
         }
         sooner.then_some(deadline)
     }
-}
-
-pub(crate) fn new_waker() -> nix::Result<EventFd> {
-    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-}
-
-pub(crate) fn wake(waker: &EventFd) {
-    // It fails only if it is woken 2^64 times over without being read.
-    let _ = waker.write(1);
 }

@@ -130,7 +130,7 @@ impl Worker {
         let (woken, host, network) = (ready(0), ready(1), self.socket.is_some() && ready(2));
         if woken {
             // Whatever it was for is looked at by the loop.
-            let _ = waker.read();
+            waker.clear();
         }
         Ok((host, network))
     }

@@ -1,0 +1,317 @@
+//! The engine's threads in many orders, tried by a model checker: the control thread, what workers do both ways, and
+//! changes of configuration, against a peer that answers. Sockets are real, on the loopback interface, where what was
+//! sent is there at once; who waits for one looks again and again. No time passes that would repeat what got lost.
+//!
+//! A run that fails prints its schedule; `shuttle::replay(scenario, "…")` in place of [`explore`] runs it again.
+
+use super::clock;
+use super::control::{Control, Identity, Inbox, KNOCKS_AT_ONCE, Knock};
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use super::shared::{Cell, Shared, Tables};
+use super::sync::atomic::Ordering;
+use crate::tun::{Queue, Tun};
+use crate::udp::{Endpoint, Socket};
+use mesh_types::PrivateKey;
+use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG};
+use mesh_wireguard_core::message::{DataHeader, Initiation, MessageKind, Response, classify};
+use mesh_wireguard_core::peer::{Action, Fresh, Incoming, Outgoing};
+use mesh_wireguard_core::tai64n::Tai64n;
+use mesh_wireguard_core::{LocalIdentity, Peer};
+use nix::poll::PollTimeout;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::thread;
+use shuttle::{Config, MaxSteps, Runner};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where far's packets go.
+const FAR: [u8; 4] = [10, 0, 0, 2];
+
+/// Tries a scenario in orders that are random, and in orders with few but unlikely changes of thread.
+fn explore(times: usize, scenario: fn()) {
+    let mut config = Config::new();
+    config.stack_size = 1 << 20;
+    // Far more than any needs that ends.
+    config.max_steps = MaxSteps::FailAfter(50_000);
+    Runner::new(RandomScheduler::new(times), config.clone()).run(scenario);
+    Runner::new(PctScheduler::new(3, times), config).run(scenario);
+}
+
+#[test]
+fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
+    const EACH: usize = KNOCKS_AT_ONCE / 2 + 5;
+    explore(300, || {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let cookie = [&[3, 0, 0, 0][..], &[0; 60]].concat();
+        let endpoint = Endpoint { remote: SocketAddr::from(([192, 0, 2, 1], 1)), source: None };
+        let senders: Vec<_> = (0..2)
+            .map(|n| {
+                let (inbox, cookie) = (inbox.clone(), cookie.clone());
+                thread::spawn(move || {
+                    for _ in 0..EACH {
+                        inbox.knock(Knock::new(&cookie, endpoint));
+                    }
+                    inbox.attend(n);
+                })
+            })
+            .collect();
+        let (mut knocks, mut attention, mut taken) = (VecDeque::new(), Vec::new(), 0);
+        while taken < 2 * EACH || attention.len() < 2 {
+            let waiting = inbox.take(&mut knocks, &mut attention);
+            taken += knocks.drain(..).count();
+            if waiting <= KNOCKS_AT_ONCE && (taken < 2 * EACH || attention.len() < 2) {
+                inbox.waker.wait(None, PollTimeout::NONE).unwrap();
+            }
+        }
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+    });
+}
+
+#[test]
+fn every_packet_that_waits_for_a_session_is_sent_once() {
+    explore(150, || {
+        let (near, mut far) = both();
+        let senders = [near.sends(1..4), near.sends(4..7)];
+        let arrived = far.hears(6);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        near.end();
+        assert_eq!(arrived, (1..7).collect());
+    });
+}
+
+#[test]
+fn handshakes_that_cross_lose_no_packet() {
+    explore(150, || {
+        let (near, mut far) = both();
+        let senders = [near.sends(1..4)];
+        far.initiates();
+        let arrived = far.hears(3);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        near.end();
+        assert_eq!(arrived, (1..4).collect());
+    });
+}
+
+#[test]
+fn no_index_leads_to_a_peer_that_was_taken_away() {
+    explore(200, || {
+        let (near, mut far) = both();
+        let senders = [near.sends(1..4)];
+        let changes = {
+            let (shared, near_key) = (near.shared.clone(), near.local.clone());
+            let (key, endpoint) = (far.local.public_key(), far.endpoint());
+            thread::spawn(move || {
+                shared.tables_mut().remove(&key);
+                let cell = add(&shared, &near_key, &far_identity(), endpoint);
+                *shared.tables_mut() = Tables::default();
+                drop(cell);
+                add(&shared, &near_key, &far_identity(), endpoint);
+            })
+        };
+        far.initiates();
+        for _ in 0..20 {
+            far.turn();
+            thread::yield_now();
+        }
+        changes.join().unwrap();
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        let shared = near.shared.clone();
+        near.end();
+        let tables = shared.tables();
+        assert_eq!(tables.peers.len(), 1);
+        for (index, indexed) in &tables.by_index {
+            let cell = tables.peers.get(&indexed.cell.id);
+            assert!(cell.is_some_and(|cell| Arc::ptr_eq(cell, &indexed.cell)), "{index} leads to a peer that is gone");
+            assert!(indexed.cell.lock().core.indices().any(|held| held == *index), "{index} leads to no session");
+        }
+    });
+}
+
+/// An engine without an interface: its control thread, and a worker's way in.
+struct Near {
+    shared: Arc<Shared>,
+    local: Arc<LocalIdentity>,
+    threads: [thread::JoinHandle<()>; 2],
+}
+
+/// The peer: an engine of its own in one turn.
+struct Far {
+    peer: Peer,
+    local: Arc<LocalIdentity>,
+    socket: UdpSocket,
+    sessions: BTreeMap<u32, Arc<KeyPair>>,
+    arrived: BTreeSet<u8>,
+    /// Sessions and counters that were used.
+    seen: BTreeSet<(u32, u64)>,
+    fresh: u32,
+}
+
+fn both() -> (Near, Far) {
+    let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
+    let far = Far {
+        peer: Peer::new(&far_identity(), local.public_key(), None, None),
+        local: far_identity(),
+        socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        sessions: BTreeMap::new(),
+        arrived: BTreeSet::new(),
+        seen: BTreeSet::new(),
+        fresh: 0,
+    };
+    far.socket.set_nonblocking(true).unwrap();
+    let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
+    shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+    add(&shared, &local, &far.local, far.endpoint());
+    let identity = Arc::<Identity>::default();
+    identity.set(Some(local.clone()));
+    let port = shared.socket(0).unwrap().port().unwrap();
+    far.socket.connect(("127.0.0.1", port)).unwrap();
+    let control = thread::spawn({
+        let shared = shared.clone();
+        move || Control::new(shared, identity).run()
+    });
+    let worker = thread::spawn({
+        let shared = shared.clone();
+        move || take_in(&shared)
+    });
+    (Near { shared, local, threads: [control, worker] }, far)
+}
+
+/// What comes from the network, until the end.
+fn take_in(shared: &Shared) {
+    let (mut inbound, socket, queue) = (Inbound::new(shared), shared.socket(0).unwrap(), Queue::nowhere());
+    while !shared.is_stopping() {
+        if !inbound.pump(shared, &socket, &queue).unwrap() {
+            thread::yield_now();
+        }
+    }
+}
+
+fn far_identity() -> Arc<LocalIdentity> {
+    Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([2; 32])))
+}
+
+fn add(shared: &Shared, local: &Arc<LocalIdentity>, far: &LocalIdentity, endpoint: Endpoint) -> Arc<Cell> {
+    let core = Peer::new(local, far.public_key(), None, None);
+    let mut tables = shared.tables_mut();
+    tables.remove(&far.public_key());
+    let cell = tables.insert(core, far.public_key());
+    tables.allowed.insert("10.0.0.0/24".parse().unwrap(), cell.id);
+    drop(tables);
+    cell.lock().endpoint = Some(endpoint);
+    cell
+}
+
+impl Near {
+    /// Has the host send packets with these numbers, as a worker does.
+    fn sends(&self, numbers: std::ops::Range<u8>) -> thread::JoinHandle<()> {
+        let shared = self.shared.clone();
+        thread::spawn(move || {
+            let (mut outbound, socket) = (Outbound::new(), shared.socket(0));
+            for number in numbers {
+                outbound.take(&raw(number), &shared, socket.as_deref(), clock::now());
+                outbound.flush(socket.as_deref());
+            }
+        })
+    }
+
+    fn end(self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.wake_all();
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// What a read of the interface gives: no offload, and a packet of IPv4 that ends in its number.
+fn raw(number: u8) -> Vec<u8> {
+    let mut raw = vec![0; 10 + 21];
+    raw[10..14].copy_from_slice(&[0x45, 0, 0, 21]);
+    raw[26..30].copy_from_slice(&FAR);
+    raw[30] = number;
+    raw
+}
+
+impl Far {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint { remote: self.socket.local_addr().unwrap(), source: None }
+    }
+
+    /// Answers until so many packets have come.
+    fn hears(&mut self, count: usize) -> BTreeSet<u8> {
+        while self.arrived.len() < count {
+            if !self.turn() {
+                thread::yield_now();
+            }
+        }
+        self.arrived.clone()
+    }
+
+    fn initiates(&mut self) {
+        let (fresh, now) = (self.fresh(), clock::now());
+        let message = self.peer.initiate(fresh, Tai64n::from_unix(Duration::from_secs(1_700_000_000)), now).unwrap();
+        self.socket.send(&message).unwrap();
+    }
+
+    /// Takes one datagram, if there is one.
+    fn turn(&mut self) -> bool {
+        let mut buffer = [0; 2_048];
+        let Ok(length) = self.socket.recv(&mut buffer) else { return false };
+        let (datagram, now) = (&mut buffer[..length], clock::now());
+        match classify(datagram) {
+            Some(MessageKind::Initiation) => {
+                let opened = self.local.open_initiation(&Initiation::parse(datagram).unwrap()).unwrap();
+                let fresh = self.fresh();
+                // One that comes too soon after another is refused, and comes again.
+                if let Ok(response) = self.peer.handle_initiation(opened, fresh, now) {
+                    self.act();
+                    self.socket.send(&response).unwrap();
+                }
+            }
+            Some(MessageKind::Response) => {
+                let _ = self.peer.handle_response(&Response::parse(datagram).unwrap(), now);
+                self.act();
+            }
+            Some(MessageKind::Data) => self.opens(datagram),
+            Some(MessageKind::Cookie) | None => panic!("nothing else is said"),
+        }
+        true
+    }
+
+    fn opens(&mut self, datagram: &mut [u8]) {
+        let DataHeader { receiver, counter } = DataHeader::parse(datagram).unwrap();
+        let len = self.sessions[&receiver].open(datagram).expect("sealed for this session");
+        assert!(self.seen.insert((receiver, counter)), "counter {counter} is used twice");
+        let mut incoming = [Incoming { counter, len, fresh: false }];
+        self.peer.receive(receiver, &mut incoming, clock::now());
+        self.act();
+        if len > 0 {
+            assert!(self.arrived.insert(datagram[DATA_HEADER + 20]), "a packet comes twice");
+        }
+    }
+
+    /// Does what its peer asks for. It has no packets of its own, and begins no handshake by itself.
+    fn act(&mut self) {
+        let now = clock::now();
+        while let Some(action) = self.peer.poll(now) {
+            match action {
+                Action::Install(keys) => drop(self.sessions.insert(keys.local_index(), keys)),
+                Action::SendKeepalive => {
+                    let Outgoing::Session { keys, first_counter } = self.peer.send_keepalive(now) else { continue };
+                    let mut keepalive = [0; DATA_HEADER + TAG];
+                    keys.seal(first_counter, &mut keepalive);
+                    self.socket.send(&keepalive).unwrap();
+                }
+                // What was retired still opens what is late.
+                Action::Release(_) | Action::Initiate | Action::SendStaged | Action::DropStaged | Action::Completed => {
+                }
+            }
+        }
+    }
+
+    fn fresh(&mut self) -> Fresh {
+        self.fresh += 1;
+        Fresh { ephemeral: [self.fresh as u8; 32], index: self.fresh }
+    }
+}
