@@ -247,7 +247,9 @@ impl CellState {
     pub(crate) fn sooner(&mut self, now: Instant) -> bool {
         let due = self.core.has_actions().then_some(now);
         let Some(deadline) = due.or_else(|| self.core.deadline()) else { return false };
-        let sooner = self.scheduled.is_none_or(|scheduled| deadline < scheduled);
+        // It sleeps by a clock that stands still while the machine does, and may not have woken for what is overdue.
+        let overdue = !self.is_told && self.scheduled.is_some_and(|scheduled| scheduled < now);
+        let sooner = overdue || self.scheduled.is_none_or(|scheduled| deadline < scheduled);
         if sooner {
             self.scheduled = Some(deadline);
             self.is_told = true;

@@ -130,6 +130,26 @@ fn no_index_leads_to_a_peer_that_was_taken_away() {
     });
 }
 
+#[test]
+fn a_deadline_that_the_machine_slept_through_is_told_by_the_next_packet() {
+    explore(1, || {
+        let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
+        let core = Peer::new(&local, far_identity().public_key(), None, None);
+        let cell = Tables::default().insert(core, far_identity().public_key());
+        let mut state = cell.lock();
+        let now = clock::now();
+        state.core.send(1, 48, now);
+        assert!(state.sooner(now));
+        while state.core.poll(now).is_some() {}
+        let next = state.schedule(now).expect("the handshake is tried again");
+        // The thread that waits for it sleeps by a clock that stood still meanwhile.
+        let later = next + Duration::from_secs(3_600);
+        state.core.send(1, 48, later);
+        assert!(state.sooner(later));
+        assert!(!state.sooner(later), "once");
+    });
+}
+
 /// An engine without an interface: its control thread, and a worker's way in.
 struct Near {
     shared: Arc<Shared>,
