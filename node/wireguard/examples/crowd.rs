@@ -143,7 +143,7 @@ impl Member {
         let packet = packet(n);
         for sealed in bytes.chunks_exact_mut(SEALED) {
             sealed[DATA_HEADER..SEALED - TAG].copy_from_slice(&packet);
-            self.keys.seal(self.counter, sealed);
+            self.keys.seal_message(self.counter, sealed);
             self.counter += 1;
         }
     }
@@ -201,7 +201,7 @@ fn act(
         Action::SendKeepalive | Action::SendStaged => {
             if let Outgoing::Session { keys, first_counter } = peer.send_keepalive(now) {
                 let mut bytes = [0; DATA_HEADER + TAG];
-                keys.seal(first_counter, &mut bytes);
+                keys.seal_message(first_counter, &mut bytes);
                 from(socket, n, &bytes, &[])?;
                 *member = Some(Member { keys, counter: first_counter + 1 });
             }

@@ -159,7 +159,7 @@ impl Host {
             let mut buffer = vec![0; DATA_HEADER];
             buffer.extend(&packet);
             buffer.resize(DATA_HEADER + padded_len(packet.len(), MTU) + TAG, 0);
-            keys.seal(counter, &mut buffer);
+            keys.seal_message(counter, &mut buffer);
             self.out.push_back(buffer);
         }
     }
@@ -190,7 +190,7 @@ impl Host {
         let Some(header) = DataHeader::parse(datagram) else { return };
         let Some(Some(keys)) = self.indices.get(&header.receiver).cloned() else { return };
         let mut packet = datagram.to_vec();
-        let Some(len) = keys.open(&mut packet) else { return };
+        let Some(len) = keys.open_message(&mut packet) else { return };
         let mut incoming = [Incoming { counter: header.counter, len, fresh: false }];
         self.peer.receive(header.receiver, &mut incoming, now);
         if incoming[0].fresh {

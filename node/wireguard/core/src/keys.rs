@@ -79,6 +79,23 @@ impl KeyPair {
         message[..DATA_HEADER].copy_from_slice(&header);
     }
 
+    /// Begins and seals one message, as `begin` and `seal` do.
+    ///
+    /// # Panics
+    /// When `message` is shorter than header and tag.
+    pub fn seal_message(&self, counter: u64, message: &mut [u8]) {
+        self.begin(counter, message);
+        self.seal(message, message.len());
+    }
+
+    /// Opens one message, as `open` does, and returns the length of the plaintext, which begins at `DATA_HEADER`.
+    pub fn open_message(&self, message: &mut [u8]) -> Option<usize> {
+        let len = message.len().checked_sub(DATA_MIN)?;
+        let mut is_authentic = false;
+        self.open(message, message.len(), |authentic| is_authentic = authentic);
+        is_authentic.then_some(len)
+    }
+
     /// Seals the data messages of a train in place: `stride` bytes each, the last perhaps fewer. Each is a header, as
     /// `begin` wrote it, the padded plaintext, and 16 bytes for the tag.
     ///

@@ -301,7 +301,7 @@ impl Far {
 
     fn opens(&mut self, datagram: &mut [u8]) {
         let DataHeader { receiver, counter } = DataHeader::parse(datagram).unwrap();
-        let len = self.sessions[&receiver].open(datagram).expect("sealed for this session");
+        let len = self.sessions[&receiver].open_message(datagram).expect("sealed for this session");
         assert!(self.seen.insert((receiver, counter)), "counter {counter} is used twice");
         let mut incoming = [Incoming { counter, len, fresh: false }];
         self.peer.receive(receiver, &mut incoming, clock::now());
@@ -320,7 +320,7 @@ impl Far {
                 Action::SendKeepalive => {
                     let Outgoing::Session { keys, first_counter } = self.peer.send_keepalive(now) else { continue };
                     let mut keepalive = [0; DATA_HEADER + TAG];
-                    keys.seal(first_counter, &mut keepalive);
+                    keys.seal_message(first_counter, &mut keepalive);
                     self.socket.send(&keepalive).unwrap();
                 }
                 // What was retired still opens what is late.

@@ -154,14 +154,14 @@ fn every_message_is_what_the_paper_says() {
     assert_eq!(hex::encode(response), hex::encode(paper.response));
     to_responder.handle_response(&Response::parse(&response).unwrap(), now).unwrap();
 
-    let sealed = |session: &Option<Box<Session>>| {
+    let seal = |session: &Option<Box<Session>>| {
         let mut buffer = [0; DATA_HEADER + TEXT.len() + TAG];
         buffer[DATA_HEADER..][..TEXT.len()].copy_from_slice(&TEXT);
-        seal(&session.as_ref().unwrap().keys, COUNTER, &mut buffer);
+        session.as_ref().unwrap().keys.seal_message(COUNTER, &mut buffer);
         buffer
     };
-    assert_eq!(hex::encode(sealed(&to_responder.sessions.current)), hex::encode(paper.data_to_responder));
-    assert_eq!(hex::encode(sealed(&to_initiator.sessions.next)), hex::encode(paper.data_to_initiator));
+    assert_eq!(hex::encode(seal(&to_responder.sessions.current)), hex::encode(paper.data_to_responder));
+    assert_eq!(hex::encode(seal(&to_initiator.sessions.next)), hex::encode(paper.data_to_initiator));
 
     let source = SocketAddr::from(([192, 0, 2, 1], 51820));
     let random = CookieRandom { secret: SECRET, nonce: NONCE };
@@ -197,17 +197,17 @@ fn a_sealed_message_is_opened_by_the_other_side_only_and_unchanged_only() {
     let other = KeyPair::new(&[2; 32], &[1; 32], indices(2, 1), false, now);
     for len in [0, 1, 15, 16, 17, 1420, 65_000] {
         let mut message = vec![0x5a; DATA_HEADER + len + TAG];
-        seal(&one, 9, &mut message);
+        one.seal_message(9, &mut message);
         assert_eq!(DataHeader::parse(&message), Some(DataHeader { receiver: 2, counter: 9 }));
-        assert_eq!(open(&one, &mut message.clone()), None);
+        assert_eq!(one.open_message(&mut message.clone()), None);
         for changed in [8, 15, 16, message.len() - 1] {
             let mut message = message.clone();
             message[changed] ^= 1;
-            assert_eq!(open(&other, &mut message), None);
+            assert_eq!(other.open_message(&mut message), None);
             assert!(len < 16 || message[DATA_HEADER..][..len] != vec![0x5a; len], "a forgery is left readable");
         }
-        assert_eq!(open(&other, &mut message[..DATA_HEADER + TAG - 1]), None);
-        assert_eq!(open(&other, &mut message), Some(len));
+        assert_eq!(other.open_message(&mut message[..DATA_HEADER + TAG - 1]), None);
+        assert_eq!(other.open_message(&mut message), Some(len));
         assert_eq!(message[DATA_HEADER..][..len], vec![0x5a; len]);
     }
 }

@@ -14,7 +14,6 @@ use super::sessions::Session;
 use super::*;
 use crate::cookie::{CookieChecker, CookieRandom, Verdict};
 use crate::keys::{DATA_HEADER, TAG, padded_len};
-use crate::message::DATA_MIN;
 use crate::message::{
     CookieReply, DataHeader, INITIATION_LEN, Initiation, MessageKind, RESPONSE_LEN, Response, classify,
 };
@@ -164,7 +163,7 @@ impl Host {
             let mut buffer = vec![0; DATA_HEADER];
             buffer.extend(&packet);
             buffer.resize(DATA_HEADER + padded_len(packet.len(), MTU) + TAG, 0);
-            seal(&keys, counter, &mut buffer);
+            keys.seal_message(counter, &mut buffer);
             self.out.push_back(buffer);
         }
     }
@@ -191,7 +190,7 @@ impl Host {
         let Some(header) = DataHeader::parse(datagram) else { return };
         let Some(Some(keys)) = self.indices.get(&header.receiver).cloned() else { return };
         let mut packet = datagram.to_vec();
-        let Some(len) = open(&keys, &mut packet) else { return };
+        let Some(len) = keys.open_message(&mut packet) else { return };
         let mut incoming = [Incoming { counter: header.counter, len, fresh: false }];
         self.peer.receive(header.receiver, &mut incoming, now);
         if incoming[0].fresh {
@@ -274,20 +273,6 @@ fn connected(now: Instant) -> (Host, Host) {
         assert_eq!(host.completed, 1);
     }
     (a, b)
-}
-
-/// Seals one message.
-fn seal(keys: &KeyPair, counter: u64, message: &mut [u8]) {
-    keys.begin(counter, message);
-    keys.seal(message, message.len());
-}
-
-/// Opens one message, and says how long its plaintext is.
-fn open(keys: &KeyPair, message: &mut [u8]) -> Option<usize> {
-    let len = message.len().checked_sub(DATA_MIN)?;
-    let mut authentic = false;
-    keys.open(message, message.len(), |it| authentic = it);
-    authentic.then_some(len)
 }
 
 /// A packet as it comes out at the other end: cutting the padding off is the shell's, which reads the IP header.
