@@ -6,32 +6,36 @@
 
 use super::hooks::Direction;
 use super::shared::{Cell, CellState, Shared};
-use crate::udp::{Endpoint, MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Outgoing, Socket};
+use crate::udp::{Endpoint, MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, MAX_TRAINS, Outgoing, Socket};
 use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG, padded_len};
 use mesh_wireguard_core::offload::{Segments, VnetHeader, split};
 use mesh_wireguard_core::peer::Outgoing as Grant;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tracing::trace;
 
-/// Trains that are filled before they are sent: a super-packet makes two at most, and more would leave the cache.
-const TRAINS: usize = 4;
+/// Bytes that are gathered before they are sent: a super-packet makes two trains at most, and more would leave the cache.
+const BYTES: usize = 4 * MAX_TRAIN_BYTES;
+/// Trains that are gathered before they are sent: as many as there may be packets in one, when each goes its own way.
+const TRAINS: usize = MAX_TRAIN_PACKETS;
 
-/// Trains under way.
+/// Trains under way, one behind the other.
 pub(crate) struct Outbound {
+    bytes: Box<[u8]>,
+    used: usize,
+    /// The last of them may be continued.
     trains: Vec<Train>,
-    /// How many of them hold packets; the last of these may be continued.
-    filled: usize,
 }
 
 struct Train {
-    bytes: Box<[u8]>,
-    used: usize,
+    range: Range<usize>,
     packets: usize,
     stride: usize,
-    way: Option<Way>,
+    way: Way,
     closed: bool,
 }
 
@@ -52,15 +56,7 @@ struct Granted {
 
 impl Outbound {
     pub(crate) fn new() -> Self {
-        let train = || Train {
-            bytes: vec![0; MAX_TRAIN_BYTES].into_boxed_slice(),
-            used: 0,
-            packets: 0,
-            stride: 0,
-            way: None,
-            closed: false,
-        };
-        Self { trains: (0..TRAINS).map(|_| train()).collect(), filled: 0 }
+        Self { bytes: vec![0; BYTES].into_boxed_slice(), used: 0, trains: Vec::with_capacity(TRAINS) }
     }
 
     /// Takes what one read of the interface gave: to a train, to the peer's waiting room, or nowhere.
@@ -156,35 +152,49 @@ impl Outbound {
 
     /// Room for one packet, in the train that goes the same way or in a new one.
     fn room(&mut self, way: &Way, length: usize, socket: Option<&Socket>) -> &mut [u8] {
-        let continues = self.filled > 0 && self.trains[self.filled - 1].takes(way, length);
-        if !continues {
-            if self.filled == TRAINS {
+        if self.used + length > self.bytes.len() {
+            self.flush(socket);
+        }
+        if !self.trains.last().is_some_and(|train| train.takes(way, length)) {
+            if self.trains.len() == TRAINS {
                 self.flush(socket);
             }
-            self.trains[self.filled].begin(way, length);
-            self.filled += 1;
+            let range = self.used..self.used;
+            self.trains.push(Train { range, packets: 0, stride: length, way: way.clone(), closed: false });
         }
-        self.trains[self.filled - 1].add(length)
+        let start = self.used;
+        self.used += length;
+        if let Some(train) = self.trains.last_mut() {
+            train.range.end = self.used;
+            train.packets += 1;
+            // A shorter packet ends a train.
+            train.closed = length < train.stride;
+        }
+        &mut self.bytes[start..start + length]
     }
 
-    /// Sends all trains.
+    /// Seals and sends all trains.
     pub(crate) fn flush(&mut self, socket: Option<&Socket>) {
-        for train in &mut self.trains[..self.filled] {
-            train.send(socket);
+        for train in &self.trains {
+            train.way.keys.seal(&mut self.bytes[train.range.clone()], train.stride);
         }
-        self.filled = 0;
+        if let Some(socket) = socket {
+            for trains in self.trains.chunks(MAX_TRAINS) {
+                let outgoing = std::array::from_fn::<_, MAX_TRAINS, _>(|n| {
+                    let Train { range, stride, way, .. } = trains.get(n).unwrap_or(&trains[0]);
+                    let bytes = &self.bytes[range.clone()];
+                    Outgoing { bytes, stride: *stride, endpoint: way.endpoint, class: way.class }
+                });
+                let outgoing = &outgoing[..trains.len()];
+                socket.send_all(outgoing, |n, result| note(&trains[n].way.cell, &outgoing[n], result));
+            }
+        }
+        self.trains.clear();
+        self.used = 0;
     }
 }
 
 impl Train {
-    fn begin(&mut self, way: &Way, stride: usize) {
-        self.used = 0;
-        self.packets = 0;
-        self.stride = stride;
-        self.closed = false;
-        self.way = Some(way.clone());
-    }
-
     fn takes(&self, way: &Way, length: usize) -> bool {
         // Keys are of one peer only.
         let same =
@@ -192,31 +202,19 @@ impl Train {
         !self.closed
             && length <= self.stride
             && self.packets < MAX_TRAIN_PACKETS
-            && self.used + length <= self.bytes.len()
-            && self.way.as_ref().is_some_and(same)
-    }
-
-    fn add(&mut self, length: usize) -> &mut [u8] {
-        // A shorter packet ends a train.
-        self.closed = length < self.stride;
-        self.packets += 1;
-        let room = &mut self.bytes[self.used..self.used + length];
-        self.used += length;
-        room
-    }
-
-    fn send(&mut self, socket: Option<&Socket>) {
-        let (Some(way), Some(socket)) = (self.way.take(), socket) else { return };
-        let bytes = &mut self.bytes[..self.used];
-        way.keys.seal(bytes, self.stride);
-        let train = Outgoing { bytes, stride: self.stride, endpoint: way.endpoint, class: way.class };
-        send(socket, &way.cell, &train);
+            && self.range.len() + length <= MAX_TRAIN_BYTES
+            && same(&self.way)
     }
 }
 
 /// Sends a train to a peer. What does not go is lost: WireGuard promises no more than the network does.
 pub(crate) fn send(socket: &Socket, cell: &Cell, train: &Outgoing<'_>) {
-    match socket.send(train) {
+    note(cell, train, socket.send(train));
+}
+
+/// Takes note of what became of a train.
+fn note(cell: &Cell, train: &Outgoing<'_>, result: io::Result<bool>) {
+    match result {
         Ok(false) => {}
         Ok(true) => cell.source_lost.store(true, Ordering::Relaxed),
         Err(error) => trace!(endpoint = %train.endpoint.remote, %error, "not sent"),

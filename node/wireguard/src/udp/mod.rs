@@ -9,7 +9,7 @@ mod receive;
 mod send;
 
 pub(crate) use receive::Receiver;
-pub(crate) use send::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, Outgoing};
+pub(crate) use send::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, MAX_TRAINS, Outgoing};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, setsockopt, sockopt};

@@ -14,6 +14,8 @@ use std::ptr;
 pub(crate) const MAX_TRAIN_PACKETS: usize = 64;
 /// Bytes in one train: the largest UDP payload over IPv4.
 pub(crate) const MAX_TRAIN_BYTES: usize = 65_507;
+/// Trains in one system call.
+pub(crate) const MAX_TRAINS: usize = 16;
 
 /// One train to send.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,22 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Sends trains, at most [`MAX_TRAINS`], in as few system calls as it takes, and tells of each that did not go at once
+    /// what became of it, as [`Socket::send`] does.
+    pub(crate) fn send_all(&self, trains: &[Outgoing<'_>], mut other: impl FnMut(usize, io::Result<bool>)) {
+        let mut next = 0;
+        while next < trains.len() {
+            let sent = if self.has_gso() { send_messages(self, &trains[next..]) } else { 0 };
+            next += sent;
+            if next < trains.len() {
+                other(next, self.send(&trains[next]));
+                next += 1;
+            }
+        }
+    }
+}
+
 /// Sends the packets of a train one by one.
 fn each(socket: &Socket, train: &Outgoing<'_>) -> Result<(), Errno> {
     for packet in train.bytes.chunks(train.stride) {
@@ -67,23 +85,73 @@ fn each(socket: &Socket, train: &Outgoing<'_>) -> Result<(), Errno> {
 }
 
 fn send_message(socket: &Socket, train: &Outgoing<'_>) -> Result<(), Errno> {
-    let (name, length) = name(socket.family, train.endpoint.remote).ok_or(Errno::ENETUNREACH)?;
-    let mut control = Control::EMPTY;
-    let mut piece = libc::iovec { iov_base: train.bytes.as_ptr().cast_mut().cast(), iov_len: train.bytes.len() };
-    // SAFETY: `msghdr` is plain data, for which all zeroes are a value.
-    let mut header: libc::msghdr = unsafe { zeroed() };
-    header.msg_name = ptr::from_ref(&name).cast_mut().cast();
-    header.msg_namelen = length;
-    header.msg_iov = &mut piece;
-    header.msg_iovlen = 1;
-    header.msg_controllen = say(&mut control.0, socket.family, train) as _;
-    if header.msg_controllen > 0 {
-        header.msg_control = control.0.as_mut_ptr().cast();
-    }
-    // SAFETY: the descriptor is open; name, piece and control live until the call is over, with the lengths given; the
-    // kernel only reads them.
+    let mut envelope = Envelope::EMPTY;
+    let header = envelope.close(socket.family, train).ok_or(Errno::ENETUNREACH)?;
+    // SAFETY: the descriptor is open; envelope and train live until the call is over, with the lengths given; the kernel
+    // only reads them.
     let sent = unsafe { libc::sendmsg(socket.fd.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     Errno::result(sent).map(drop)
+}
+
+/// Sends trains up to the first that does not go, and says how many went.
+fn send_messages(socket: &Socket, trains: &[Outgoing<'_>]) -> usize {
+    let mut envelopes = [Envelope::EMPTY; MAX_TRAINS];
+    // SAFETY: `mmsghdr` is plain data, for which all zeroes are a value.
+    let mut headers: [libc::mmsghdr; MAX_TRAINS] = unsafe { zeroed() };
+    let mut count = 0;
+    for ((train, envelope), header) in trains.iter().zip(&mut envelopes).zip(&mut headers) {
+        let Some(closed) = envelope.close(socket.family, train) else { break };
+        header.msg_hdr = closed;
+        count += 1;
+    }
+    if count == 0 {
+        return 0;
+    }
+    // SAFETY: as many headers as told are filled in; the descriptor is open; envelopes and trains live until the call is
+    // over, with the lengths given; the kernel only reads them.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.fd.as_raw_fd(),
+            headers.as_mut_ptr(),
+            count,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    };
+    usize::try_from(sent).unwrap_or(0)
+}
+
+/// What a message to the kernel points to, besides the train.
+#[derive(Clone, Copy)]
+struct Envelope {
+    name: libc::sockaddr_in6,
+    control: Control,
+    piece: libc::iovec,
+}
+
+impl Envelope {
+    const EMPTY: Self = {
+        // SAFETY: all of it is plain data, for which all zeroes (a null pointer among them) are a value.
+        unsafe { zeroed() }
+    };
+
+    /// The message that sends the train; `None` if the socket cannot name where it goes. It points to the envelope and to
+    /// the train, and is good for as long as both stay where they are.
+    fn close(&mut self, family: Family, train: &Outgoing<'_>) -> Option<libc::msghdr> {
+        let (name, length) = name(family, train.endpoint.remote)?;
+        self.name = name;
+        self.piece = libc::iovec { iov_base: train.bytes.as_ptr().cast_mut().cast(), iov_len: train.bytes.len() };
+        // SAFETY: `msghdr` is plain data, for which all zeroes are a value.
+        let mut header: libc::msghdr = unsafe { zeroed() };
+        header.msg_name = ptr::from_mut(&mut self.name).cast();
+        header.msg_namelen = length;
+        header.msg_iov = &mut self.piece;
+        header.msg_iovlen = 1;
+        header.msg_controllen = say(&mut self.control.0, family, train) as _;
+        if header.msg_controllen > 0 {
+            header.msg_control = self.control.0.as_mut_ptr().cast();
+        }
+        Some(header)
+    }
 }
 
 /// Writes the ancillary data and returns its length.

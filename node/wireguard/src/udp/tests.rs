@@ -61,6 +61,38 @@ fn packets_go_one_by_one_where_trains_are_not_taken() {
 }
 
 #[test]
+fn of_trains_that_go_together_one_that_cannot_go_holds_up_no_other() {
+    for gso in [true, false] {
+        let (a, b) = (socket(), socket());
+        if !gso {
+            a.lose_gso();
+        }
+        let bytes: Vec<[u8; 250]> = (0..MAX_TRAINS as u8).map(|n| [n; 250]).collect();
+        let mut trains: Vec<Outgoing<'_>> = bytes
+            .iter()
+            .map(|bytes| Outgoing { bytes, stride: 100, endpoint: to(&b, "127.0.0.1"), class: 0 })
+            .collect();
+        // A source that is not ours, a packet that nothing carries, and two at the end that lead nowhere.
+        trains[3].endpoint.source = Some("192.0.2.77".parse().unwrap());
+        let (too_long, none) = ([0; 65_535], [1; 9]);
+        trains[7] = Outgoing { bytes: &too_long, stride: too_long.len(), ..trains[7] };
+        for train in &mut trains[14..] {
+            *train = Outgoing { bytes: &none, stride: 9, ..*train };
+            train.endpoint.remote.set_port(0);
+        }
+        let mut told = Vec::new();
+        a.send_all(&trains, |n, result| told.push((n, result.map_err(|error| error.raw_os_error()))));
+        let lost = |n: usize, errno| (n, Err(Some(errno)));
+        let others = [(3, Ok(true)), lost(7, libc::EMSGSIZE), lost(14, libc::EINVAL), lost(15, libc::EINVAL)];
+        told.retain(|(_, result)| *result != Ok(false));
+        assert_eq!(told, others, "trains: {gso}");
+        let arrived: Vec<u8> = receive(&b, 3 * 13).iter().map(|(packet, ..)| packet[0]).collect();
+        let sent = (0..14).filter(|n| *n != 7).flat_map(|n| [n; 3]);
+        assert_eq!(arrived, sent.collect::<Vec<_>>(), "trains: {gso}");
+    }
+}
+
+#[test]
 fn the_outer_header_carries_ecn_both_ways() {
     for ip in ["127.0.0.1", "::1"] {
         let (a, b) = (socket(), socket());
