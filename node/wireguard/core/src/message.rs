@@ -238,7 +238,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 5 } else { 2_000 }, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn exactly_one_parser_takes_what_is_classified_and_writes_it_back(bytes in datagram()) {
