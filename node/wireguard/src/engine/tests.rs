@@ -51,10 +51,11 @@ fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
             .map(|n| {
                 let (inbox, cookie) = (inbox.clone(), cookie.clone());
                 thread::spawn(move || {
+                    // First, since it wakes whatever waits already.
+                    inbox.attend(n);
                     for _ in 0..EACH {
                         inbox.knock(Knock::new(&cookie, endpoint));
                     }
-                    inbox.attend(n);
                 })
             })
             .collect();
