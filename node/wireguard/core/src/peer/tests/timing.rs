@@ -257,24 +257,59 @@ fn a_persistent_keepalive_never_stops_while_the_peer_is_away() {
 fn a_rekey_under_traffic_loses_nothing_and_keeps_the_order() {
     let start = Instant::now();
     let (mut a, mut b) = connected(start);
-    // Both ways take 50 ms; both sides send every 10 ms for seven minutes.
+    // Seven minutes.
+    let sent = exchange(&mut a, &mut b, start, 42_000);
+    assert!(a.delivered == sent && b.delivered == sent, "a packet is lost or out of order");
+    assert!((4..=6).contains(&a.completed), "{} handshakes", a.completed);
+}
+
+#[test]
+fn a_rekey_by_count_under_traffic_loses_nothing_and_begins_a_new_count() {
+    let start = Instant::now();
+    // Twenty packets before a new key is wanted; and three before the key is refused, less than a handshake takes.
+    for count in [REKEY_AFTER_MESSAGES - 20, REJECT_AFTER_MESSAGES - 3] {
+        let (mut a, mut b) = connected(start);
+        for host in [&mut a, &mut b] {
+            sessions(host).current.as_mut().unwrap().next_counter = count;
+        }
+        let sent = exchange(&mut a, &mut b, start + secs(10), 1_000);
+        assert!(a.delivered == sent && b.delivered == sent, "a packet is lost or out of order after {count}");
+        for host in [&mut a, &mut b] {
+            assert!((2..=3).contains(&host.completed), "{} handshakes after {count}", host.completed);
+            assert!(sessions(host).current.as_ref().unwrap().next_counter <= 1_000);
+        }
+    }
+}
+
+#[test]
+fn a_message_beyond_the_count_is_not_taken() {
+    let now = Instant::now();
+    let (mut a, mut b) = connected(now);
+    let keys = sessions(&mut a).current.as_ref().unwrap().keys.clone();
+    for (counter, taken) in [(REJECT_AFTER_MESSAGES - 1, 1), (REJECT_AFTER_MESSAGES, 0), (u64::MAX, 0)] {
+        let mut message = vec![0; DATA_HEADER + 16 + TAG];
+        keys.seal(counter, &mut message);
+        let _ = b.receive(&message, a.address, now);
+        assert_eq!(std::mem::take(&mut b.delivered).len(), taken, "{counter}");
+    }
+}
+
+/// Has both send a packet every 10 ms, over ways that take 50 ms, and returns what must have been delivered to either.
+fn exchange(a: &mut Host, b: &mut Host, start: Instant, steps: u32) -> Vec<Vec<u8>> {
     let mut under_way: VecDeque<(Instant, bool, Vec<u8>)> = VecDeque::new();
     let step = Duration::from_millis(10);
-    let steps = 42_000_u32;
     for number in 0..steps {
         let now = start + step * number;
         while under_way.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, to_b, datagram) = under_way.pop_front().unwrap();
-            let (host, source) = if to_b { (&mut b, a.address) } else { (&mut a, b.address) };
+            let (host, source) = if to_b { (&mut *b, a.address) } else { (&mut *a, b.address) };
             let _ = host.receive(&datagram, source, now);
         }
-        for (host, to_b) in [(&mut a, true), (&mut b, false)] {
+        for (host, to_b) in [(&mut *a, true), (&mut *b, false)] {
             host.send(&padded(&number.to_le_bytes()), now);
             let out = std::mem::take(&mut host.out);
             under_way.extend(out.into_iter().map(|datagram| (now + step * 5, to_b, datagram)));
         }
     }
-    let sent: Vec<Vec<u8>> = (0..steps - 5).map(|number| padded(&number.to_le_bytes())).collect();
-    assert!(a.delivered == sent && b.delivered == sent, "a packet is lost or out of order");
-    assert!((4..=6).contains(&a.completed), "{} handshakes", a.completed);
+    (0..steps - 5).map(|number| padded(&number.to_le_bytes())).collect()
 }
