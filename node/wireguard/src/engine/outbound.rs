@@ -82,15 +82,16 @@ impl Outbound {
                 return;
             }
         };
-        // All but the last are of one length, and the last is no longer.
-        if DATA_HEADER + padded_len(segments.len(0), shared.mtu()) + TAG > MAX_TRAIN_BYTES {
+        // Read once: others may change it meanwhile.
+        let mtu = shared.mtu();
+        if !fits(&segments, mtu) {
             trace!(length = segments.len(0), "no UDP packet holds this packet of the host");
             return;
         }
         let mut state = cell.lock();
         // Those that wait go first.
         let granted =
-            if state.staged.is_empty() { grant(&cell, &mut state, packet, &segments, shared.mtu(), now) } else { None };
+            if state.staged.is_empty() { grant(&cell, &mut state, packet, &segments, mtu, now) } else { None };
         if granted.is_none() {
             state.stage(raw);
         }
@@ -100,7 +101,7 @@ impl Outbound {
             shared.inbox.attend(cell.id);
         }
         if let Some(granted) = granted {
-            self.load(&granted, &segments, shared, socket);
+            self.load(&granted, &segments, mtu, socket);
         }
     }
 
@@ -116,8 +117,12 @@ impl Outbound {
         while let Some(raw) = state.unstage() {
             let Some((header, packet)) = part(&raw) else { continue };
             let Ok(segments) = split(&header, packet) else { continue };
-            match grant(cell, state, packet, &segments, shared.mtu(), now) {
-                Some(granted) => self.load(&granted, &segments, shared, socket),
+            let mtu = shared.mtu();
+            if !fits(&segments, mtu) {
+                continue;
+            }
+            match grant(cell, state, packet, &segments, mtu, now) {
+                Some(granted) => self.load(&granted, &segments, mtu, socket),
                 None => {
                     state.restage(raw);
                     return;
@@ -137,9 +142,8 @@ impl Outbound {
     }
 
     /// Puts the packets on a train.
-    fn load(&mut self, granted: &Granted, segments: &Segments<'_>, shared: &Shared, socket: Option<&Socket>) {
+    fn load(&mut self, granted: &Granted, segments: &Segments<'_>, mtu: usize, socket: Option<&Socket>) {
         let Granted { way, counter } = granted;
-        let mtu = shared.mtu();
         for n in 0..segments.count() {
             let length = segments.len(n);
             let padded = padded_len(length, mtu);
@@ -243,6 +247,11 @@ fn grant(
         }
         Grant::NoSession => None,
     }
+}
+
+/// Whether a UDP packet holds each of them. All but the last are of one length, and the last is no longer.
+fn fits(segments: &Segments<'_>, mtu: usize) -> bool {
+    DATA_HEADER + padded_len(segments.len(0), mtu) + TAG <= MAX_TRAIN_BYTES
 }
 
 /// Where the peer is, as far as is known.
