@@ -288,7 +288,7 @@ fn a_message_beyond_the_count_is_not_taken() {
     let keys = sessions(&mut a).current.as_ref().unwrap().keys.clone();
     for (counter, taken) in [(REJECT_AFTER_MESSAGES - 1, 1), (REJECT_AFTER_MESSAGES, 0), (u64::MAX, 0)] {
         let mut message = vec![0; DATA_HEADER + 16 + TAG];
-        keys.seal(counter, &mut message);
+        keys.seal_message(counter, &mut message);
         let _ = b.receive(&message, a.address, now);
         assert_eq!(std::mem::take(&mut b.delivered).len(), taken, "{counter}");
     }
