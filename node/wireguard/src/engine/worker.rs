@@ -62,20 +62,16 @@ impl Worker {
     }
 
     fn work(&mut self) -> io::Result<()> {
-        let (mut from_host, mut from_network) = (true, true);
         while !self.shared.is_stopping() {
             self.follow_socket();
-            if from_host {
-                from_host = self.pump_host()?;
-            }
-            if from_network {
-                from_network = match &self.socket {
-                    Some(socket) => self.inbound.pump(&self.shared, socket, &self.queue)?,
-                    None => false,
-                };
-            }
+            // Both in every round: the one that always has something must not keep the other waiting.
+            let from_host = self.pump_host()?;
+            let from_network = match &self.socket {
+                Some(socket) => self.inbound.pump(&self.shared, socket, &self.queue)?,
+                None => false,
+            };
             if !(from_host || from_network) {
-                (from_host, from_network) = self.sleep()?;
+                self.sleep()?;
             }
         }
         Ok(())
@@ -109,8 +105,8 @@ impl Worker {
         Ok(more)
     }
 
-    /// Waits until the host or the network has something, and says which.
-    fn sleep(&mut self) -> io::Result<(bool, bool)> {
+    /// Waits until the host or the network has something, or somebody wakes it.
+    fn sleep(&mut self) -> io::Result<()> {
         let waker = &self.shared.wakers[self.number];
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [readable(waker.as_fd()), readable(self.queue.as_fd()), readable(waker.as_fd())];
@@ -122,17 +118,14 @@ impl Worker {
             None => &mut fds[..2],
         };
         match poll(watched, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => return Ok((false, false)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready = |n: usize| fds.get(n).and_then(PollFd::any).unwrap_or_default();
-        let (woken, host, network) = (ready(0), ready(1), self.socket.is_some() && ready(2));
-        if woken {
+        if fds[0].any().unwrap_or_default() {
             // Whatever it was for is looked at by the loop.
             waker.clear();
         }
-        Ok((host, network))
+        Ok(())
     }
 
     /// Takes up other sockets as soon as there are any.
