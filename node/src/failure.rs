@@ -104,7 +104,7 @@ impl Failure {
             Self::Link(LinkError::Privilege { .. }) => 3,
             Self::Guard(GuardError::Device(DeviceError::Privilege { .. }))
             | Self::Engine(DeviceError::Privilege { .. }) => 3,
-            Self::Engine(DeviceError::NameTaken { .. }) => 4,
+            Self::Engine(error) if error.is_taken() => 4,
             Self::Detached(code) => *code,
             Self::Group(_) | Self::Token { .. } => 2,
             Self::Refused(_) => 6,

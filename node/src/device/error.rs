@@ -24,6 +24,12 @@ pub enum DeviceError {
         /// What the kernel says it is.
         kind: String,
     },
+    /// An interface has the name, of which no more is known.
+    #[error("interface {interface} exists: choose another name, or remove it with `ip link delete {interface}`")]
+    Exists {
+        /// The name given.
+        interface: String,
+    },
     /// A WireGuard device with another's key has the name.
     #[error(
         "interface {interface} is a WireGuard device with another key ({found}): it is not ours and is left alone; \
@@ -109,7 +115,7 @@ pub enum DeviceError {
 impl DeviceError {
     /// Whether the interface's name belongs to somebody else.
     pub fn is_taken(&self) -> bool {
-        matches!(self, Self::NameTaken { .. } | Self::ForeignKey { .. } | Self::Keyless { .. })
+        matches!(self, Self::NameTaken { .. } | Self::Exists { .. } | Self::ForeignKey { .. } | Self::Keyless { .. })
     }
 
     /// Names what was tried, and tells a lack of rights from other refusals.

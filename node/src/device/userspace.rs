@@ -178,7 +178,7 @@ impl From<TunError> for DeviceError {
                 Self::Privilege { doing: "open /dev/net/tun".to_owned() }
             }
             TunError::Open(source) => Self::NoTun { source },
-            TunError::Exists(interface) => Self::NameTaken { interface, kind: "tun".to_owned() },
+            TunError::Exists(interface) => Self::Exists { interface },
             TunError::System { doing, source } => Self::system(doing, source),
         }
     }
