@@ -171,6 +171,8 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn trains_are_sealed_and_opened_as_the_library_does(
         key in any::<[u8; 32]>(), count in 1..=BATCH, stride in DATA_MIN..1_600, short in 0..1_600_usize,
