@@ -118,6 +118,15 @@ impl Queue {
     pub(crate) fn nowhere() -> Self {
         Self(OpenOptions::new().write(true).open("/dev/null").expect("every Unix has it").into())
     }
+
+    /// One that gives what is written to the other end, packet by packet, as far as a pipe has room.
+    pub(crate) fn piped() -> (Self, std::fs::File) {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_DIRECT | OFlag::O_NONBLOCK).expect("a pipe");
+        // A page for each packet; what comes with a pipe is sixteen.
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20)).expect("everybody may have that much");
+        (Self(reader), writer.into())
+    }
 }
 
 impl Queue {

@@ -10,6 +10,7 @@ use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::shared::{Cell, Shared, Tables};
 use super::sync::atomic::Ordering;
+use super::worker::Worker;
 use crate::tun::{Queue, Tun};
 use crate::udp::{Endpoint, Socket};
 use mesh_types::PrivateKey;
@@ -23,6 +24,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 use shuttle::{Config, MaxSteps, Runner};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +150,39 @@ fn a_deadline_that_the_machine_slept_through_is_told_by_the_next_packet() {
         state.core.send(1, 48, later);
         assert!(state.sooner(later));
         assert!(!state.sooner(later), "once");
+    });
+}
+
+#[test]
+fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
+    explore(1, || {
+        let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
+        shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+        let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
+        let port = shared.socket(0).unwrap().port().unwrap();
+        let network = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let remote = network.local_addr().unwrap();
+        let cell = add(&shared, &local, &far_identity(), Endpoint { remote, source: None });
+        let (queue, mut host) = Queue::piped();
+        let mut worker = Worker::new(0, shared.clone(), queue);
+        for number in 0..100 {
+            host.write_all(&raw(number)).unwrap();
+            network.send_to(&[&[3, 0, 0, 0][..], &[0; 60]].concat(), ("127.0.0.1", port)).unwrap();
+        }
+        // Packets of the host wait for a session, and messages for the control thread, which there is none of.
+        let mut rounds = 0;
+        let (mut from_host, mut from_network) = (0, 0);
+        while from_host < 100 || from_network < 100 {
+            assert!(worker.round().unwrap(), "{from_host} and {from_network} of 100 were taken");
+            let waiting = cell.lock().staged.len();
+            assert!(waiting > from_host || from_host == 100, "round {rounds} takes nothing of the host's");
+            from_host = waiting;
+            let waiting = shared.inbox.waiting();
+            assert!(waiting > from_network || from_network == 100, "round {rounds} takes nothing of the network's");
+            from_network = waiting;
+            rounds += 1;
+        }
+        assert!(rounds > 1, "both had more than a round takes");
     });
 }
 

@@ -63,18 +63,23 @@ impl Worker {
 
     fn work(&mut self) -> io::Result<()> {
         while !self.shared.is_stopping() {
-            self.follow_socket();
-            // Both in every round: the one that always has something must not keep the other waiting.
-            let from_host = self.pump_host()?;
-            let from_network = match &self.socket {
-                Some(socket) => self.inbound.pump(&self.shared, socket, &self.queue)?,
-                None => false,
-            };
-            if !(from_host || from_network) {
+            if !self.round()? {
                 self.sleep()?;
             }
         }
         Ok(())
+    }
+
+    /// Takes what is there, to a limit, from both sides: the one that always has something must not keep the other
+    /// waiting. Says whether there may be more.
+    pub(super) fn round(&mut self) -> io::Result<bool> {
+        self.follow_socket();
+        let from_host = self.pump_host()?;
+        let from_network = match &self.socket {
+            Some(socket) => self.inbound.pump(&self.shared, socket, &self.queue)?,
+            None => false,
+        };
+        Ok(from_host || from_network)
     }
 
     /// Takes packets of the host; says whether there may be more.

@@ -14,13 +14,11 @@ pub(super) const BLOCK: usize = 64;
 /// "expand 32-byte k".
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
-/// What distinguishes the blocks: the block counter, and the halves of the message counter that WireGuard's nonce ends
-/// in (its first four bytes are zero).
+/// What distinguishes the blocks: the block counter, and the nonce in three words.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Inputs {
     pub(super) block: [u32; BLOCKS],
-    pub(super) low: [u32; BLOCKS],
-    pub(super) high: [u32; BLOCKS],
+    pub(super) nonce: [[u32; BLOCKS]; 3],
 }
 
 /// A double round on every state. A macro, since a function that is not inlined would keep the state in memory. The four
@@ -81,8 +79,9 @@ fn start(key: &[u32; 8], inputs: &Inputs) -> [__m512i; 16] {
         *vector = _mm512_set1_epi32(word.cast_signed());
     }
     state[12] = vector(&inputs.block);
-    state[14] = vector(&inputs.low);
-    state[15] = vector(&inputs.high);
+    for (state, words) in state[13..].iter_mut().zip(&inputs.nonce) {
+        *state = vector(words);
+    }
     state
 }
 

@@ -4,8 +4,8 @@
 //! one-time key is taken from, then those for its text. Tags are made for eight messages at a time. So short messages
 //! are taken as fast as long ones, and no lane is idle between two of them.
 //!
-//! Two limits: the text of a message is shorter than 256 GiB, and there are no associated data. WireGuard's data
-//! messages have none.
+//! Two limits: the text of a message is shorter than 256 GiB, and there are no associated data; WireGuard's data
+//! messages have none. The parts would do both, and any nonce.
 
 mod chacha20;
 mod poly1305;
@@ -54,7 +54,7 @@ impl Key {
 /// Where the messages of a batch are.
 struct Batch {
     slots: [Slot; BATCH],
-    counters: [u64; BATCH],
+    nonces: [[u32; 3]; BATCH],
     count: usize,
 }
 
@@ -114,9 +114,11 @@ fn open(key: &[u32; 8], bytes: &mut [u8], stride: usize) -> u32 {
 
 impl Batch {
     fn of(bytes: &[u8], stride: usize) -> Self {
-        let mut batch = Self { slots: [Slot::default(); BATCH], counters: [0; BATCH], count: 0 };
+        let mut batch = Self { slots: [Slot::default(); BATCH], nonces: [[0; 3]; BATCH], count: 0 };
         for (n, slot) in slots(bytes.len(), stride).enumerate() {
-            batch.counters[n] = slot.counter(bytes);
+            let counter = slot.counter(bytes);
+            // Four zero bytes and the counter (paper, section 5.4.6).
+            batch.nonces[n] = [0, counter as u32, (counter >> 32) as u32];
             batch.slots[n] = slot;
             batch.count = n + 1;
         }
@@ -131,7 +133,7 @@ impl Batch {
     fn first_row(&self, cursor: &mut Cursor) -> Row {
         let mut row = Row::default();
         for n in 0..self.count {
-            row.set(n, 0, self.counters[n]);
+            row.set(n, 0, self.nonces[n]);
         }
         self.fill(&mut row, self.count, cursor);
         row
@@ -170,7 +172,7 @@ impl Batch {
                 *cursor = Cursor { message: message + 1, block: 0 };
                 continue;
             }
-            row.set(lane, block as u32 + 1, self.counters[message]);
+            row.set(lane, block as u32 + 1, self.nonces[message]);
             row.places[lane] = Place { message, at, len: BLOCK.min(text.end - at) };
             cursor.block += 1;
             lane += 1;
@@ -199,8 +201,9 @@ impl Batch {
             // A lane without a message of its own does once more what the first one does.
             let of = |lane: usize| if first + lane < self.count { first + lane } else { first };
             let keys = std::array::from_fn(|lane| keys[of(lane)]);
-            let texts = std::array::from_fn(|lane| &bytes[self.slots[of(lane)].text()]);
-            all[first..first + LANES].copy_from_slice(&tags(&keys, &texts));
+            let texts: [&[u8]; LANES] = std::array::from_fn(|lane| &bytes[self.slots[of(lane)].text()]);
+            let closing = texts.map(|text| [0, text.len() as u64]);
+            all[first..first + LANES].copy_from_slice(&tags(&keys, &texts, &closing));
         }
         all
     }
@@ -213,10 +216,11 @@ impl Default for Row {
 }
 
 impl Row {
-    fn set(&mut self, lane: usize, block: u32, counter: u64) {
+    fn set(&mut self, lane: usize, block: u32, nonce: [u32; 3]) {
         self.inputs.block[lane] = block;
-        self.inputs.low[lane] = counter as u32;
-        self.inputs.high[lane] = (counter >> 32) as u32;
+        for (words, word) in self.inputs.nonce.iter_mut().zip(nonce) {
+            words[lane] = word;
+        }
     }
 
     /// Adds the key stream to the texts of those messages whose bit is set.

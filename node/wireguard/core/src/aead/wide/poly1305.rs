@@ -55,10 +55,14 @@ struct Sums {
     high: [__m512i; 3],
 }
 
-/// The tags of messages without associated data, as ChaCha20-Poly1305 makes them (RFC 8439, section 2.8): each text is
-/// filled up with zeros to whole blocks, and its length follows.
+/// The tags of messages as ChaCha20-Poly1305 makes them (RFC 8439, section 2.8): each text is filled up with zeros to
+/// whole blocks, and a block with the lengths of associated data and text follows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
-pub(super) fn tags(keys: &[OneTimeKey; LANES], texts: &[&[u8]; LANES]) -> [[u8; TAG]; LANES] {
+pub(super) fn tags(
+    keys: &[OneTimeKey; LANES],
+    texts: &[&[u8]; LANES],
+    closing: &[[u64; 2]; LANES],
+) -> [[u8; TAG]; LANES] {
     let lengths = texts.map(<[u8]>::len);
     let blocks = lengths.map(|length| length.div_ceil(TAG) + 1);
     let longest = blocks.into_iter().max().unwrap_or(1);
@@ -89,7 +93,7 @@ pub(super) fn tags(keys: &[OneTimeKey; LANES], texts: &[&[u8]; LANES]) -> [[u8; 
         }
         let mut words = transposed(vectors);
         if is_last {
-            words[STEP - 1][1] = vector(&lengths.map(|length| length as u64));
+            words[STEP - 1] = [vector(&closing.map(|[first, _]| first)), vector(&closing.map(|[_, second]| second))];
         }
         let number = |block: usize| Number::of_block(words[block], ends[block]);
         let mut sums = Sums::zero();

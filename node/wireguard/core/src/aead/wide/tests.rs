@@ -1,3 +1,5 @@
+mod wycheproof;
+
 use super::poly1305::finish;
 use super::*;
 use crate::aead::library;
@@ -194,9 +196,10 @@ proptest! {
                 let (r0, r1, s0, s1) = keys[lane];
                 OneTimeKey { r: [r0, r1], s: [s0, s1] }
             });
-            let slices = std::array::from_fn(|lane| &texts[lane][..]);
+            let slices: [&[u8]; LANES] = std::array::from_fn(|lane| &texts[lane][..]);
+            let closing = slices.map(|text| [0, text.len() as u64]);
             // SAFETY: The instructions are there.
-            let made = unsafe { tags(&keys, &slices) };
+            let made = unsafe { tags(&keys, &slices, &closing) };
             for (lane, made) in made.iter().enumerate() {
                 prop_assert_eq!(*made, plain_tag(&keys[lane], &texts[lane]), "lane {}", lane);
             }
