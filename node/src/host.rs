@@ -75,6 +75,11 @@ impl HostError {
     pub fn is_taken(&self) -> bool {
         matches!(self, Self::Device(error) if error.is_taken())
     }
+
+    /// Whether it stays until a person mends it: rights, or a name or a port that is taken.
+    fn is_lasting(&self) -> bool {
+        self.is_permission() || self.is_taken() || matches!(self, Self::Device(DeviceError::PortTaken { .. }))
+    }
 }
 
 /// What stands on the host now, and what should.
@@ -97,7 +102,7 @@ pub(crate) struct Host {
     /// When it was last made.
     made: Option<Instant>,
     /// Why the device did not do as asked, the last time.
-    device_trouble: Option<String>,
+    device_trouble: Option<HostError>,
     /// The host's routes that the overlay overlaps, as last seen.
     overlaps: Vec<HostRoute>,
 }
@@ -144,7 +149,12 @@ impl Host {
 
     /// Why it does not stand as desired, or the device does not do as asked.
     pub(crate) fn why_not(&self) -> Option<String> {
-        self.trouble().map(ToString::to_string).or_else(|| self.device_trouble.clone())
+        self.trouble().or(self.device_trouble()).map(ToString::to_string)
+    }
+
+    /// Whether it will not stand before a person mends something on this host.
+    pub(crate) fn awaits_mending(&self) -> bool {
+        self.trouble().into_iter().chain(self.device_trouble()).any(HostError::is_lasting)
     }
 
     /// Why it does not stand as desired.
@@ -153,8 +163,8 @@ impl Host {
     }
 
     /// Why the device did not do as asked, if it did not the last time.
-    pub(crate) fn device_trouble(&self) -> Option<&str> {
-        self.device_trouble.as_deref()
+    pub(crate) fn device_trouble(&self) -> Option<&HostError> {
+        self.device_trouble.as_ref()
     }
 
     /// The host's routes that the overlay overlaps: they came after the join, and are left alone.
@@ -175,10 +185,10 @@ impl Host {
         }
     }
 
-    /// What keeps the interface from standing, if only a person can mend it: rights, or a name that is taken.
+    /// What keeps the interface from standing, if only a person can mend it.
     pub(crate) fn take_hopeless(&mut self) -> Option<HostError> {
         match self.trouble.take() {
-            Some((error, _)) if error.is_permission() || error.is_taken() => Some(error),
+            Some((error, _)) if error.is_lasting() => Some(error),
             trouble => {
                 self.trouble = trouble;
                 None
@@ -384,16 +394,17 @@ impl Host {
             Ok(Err(error)) => HostError::Device(error),
             Err(_) => HostError::Slow { doing },
         };
-        let reason = error.to_string();
-        if self.device_trouble.as_ref() != Some(&reason) {
+        if self.device_trouble.as_ref().map(ToString::to_string) != Some(error.to_string()) {
             warn!(interface = self.interface, %error, doing, "the device does not do as asked");
         }
-        self.device_trouble = Some(reason);
         if let HostError::Device(DeviceError::Gone { .. }) = &error {
             // Somebody removed the interface. It is made anew at once, and the core reads it again.
             self.device = None;
+            self.device_trouble = None;
             self.probes = None;
             self.trouble = Some((error, Instant::now()));
+        } else {
+            self.device_trouble = Some(error);
         }
         None
     }

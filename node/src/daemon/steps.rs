@@ -136,7 +136,8 @@ impl Daemon {
         }
     }
 
-    /// Tells those who asked to join, once the interface stands and a netmap is there, or once it has taken too long.
+    /// Tells those who asked to join, once the interface stands and a netmap is there, or once that will not be: it has
+    /// taken too long, or somebody has to mend something first.
     fn answer_joiners(&mut self) {
         let Life::Member(member) = &mut self.life else { return };
         let record = &member.membership.record;
@@ -144,7 +145,9 @@ impl Daemon {
         if ready {
             self.patience = None;
         }
-        let late = self.patience.is_some_and(|at| at <= Instant::now());
+        // Who joins again has perhaps mended it, and it was not tried since.
+        let in_vain = self.host.awaits_mending() && !self.joiners.iter().any(|joiner| joiner.already);
+        let late = self.patience.is_some_and(|at| at <= Instant::now() || in_vain);
         if late {
             self.patience = None;
         }
