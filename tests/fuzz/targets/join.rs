@@ -1,6 +1,6 @@
-//! What comes out of the tunnel: packets of several flows, well made or not, in any order. What is joined is cut into the
-//! same packets again, none is lost, and none overtakes another of its flow; and a row that segmentation made becomes what
-//! it was made of.
+//! What comes out of the tunnel: packets of several flows, well made or not, in any order, some of which met congestion on
+//! their way. What is joined is cut into the same packets again, none is lost, and none overtakes another of its flow; and
+//! a row that segmentation made becomes what it was made of.
 
 #![no_main]
 
@@ -48,7 +48,8 @@ fuzz_target!(|input: Input| {
 
 impl<'a> Arbitrary<'a> for Move {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        Ok(Self { flow: u.arbitrary::<u8>()?.into(), packet: u.arbitrary()? })
+        let outer = if u.arbitrary()? { Some(u.int_in_range(0..=3)?) } else { None };
+        Ok(Self { flow: u.arbitrary::<u8>()?.into(), packet: u.arbitrary()?, outer })
     }
 }
 

@@ -8,6 +8,7 @@ extern crate self as mesh_wireguard_core;
 
 mod aead;
 pub mod allowed;
+pub mod carried;
 pub mod cookie;
 pub mod identity;
 pub mod keys;

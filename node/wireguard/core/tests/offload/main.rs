@@ -142,7 +142,8 @@ fn any_move() -> impl Strategy<Value = Move> {
         2 => (0_u8..20).prop_map(Next::Padded),
         1 => vec(any::<u8>(), 0..100).prop_map(Next::Raw),
     ];
-    (any::<usize>(), next).prop_map(|(flow, packet)| Move { flow, packet })
+    let outer = proptest::option::of(0_u8..4);
+    (any::<usize>(), next, outer).prop_map(|(flow, packet, outer)| Move { flow, packet, outer })
 }
 
 fn any_header() -> impl Strategy<Value = VnetHeader> {
