@@ -3,9 +3,11 @@
 
 #![no_main]
 
+#[path = "../../../node/wireguard/core/tests/world/macs.rs"]
+mod macs;
+
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use mesh_fuzz::macs;
 use mesh_types::PrivateKey;
 use mesh_wireguard::engine::FRAME_MAGIC;
 use mesh_wireguard_core::LocalIdentity;

@@ -18,8 +18,8 @@ pub enum Request {
 /// Why a request was not understood.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum RequestError {
-    /// Not an operation.
-    #[error("expected get=1 or set=1, got {0:?}")]
+    /// Not an operation. The key of the first line alone.
+    #[error("the first line is neither get=1 nor set=1; its key is {0:?}")]
     Operation(String),
     /// Not `key=value`, or a key that is not known where it stands.
     #[error("unknown key in {0:?}")]
@@ -40,7 +40,11 @@ pub fn parse(text: &str) -> Result<Request, RequestError> {
     match lines.next() {
         Some("get=1") => Ok(Request::Get),
         Some("set=1") => Ok(Request::Set(parse_changes(lines)?)),
-        other => Err(RequestError::Operation(other.unwrap_or_default().to_owned())),
+        other => {
+            // A client that leaves the operation out may begin with a secret, whose value is not repeated.
+            let (key, _) = other.and_then(|line| line.split_once('=')).unwrap_or_default();
+            Err(RequestError::Operation(key.to_owned()))
+        }
     }
 }
 
@@ -245,6 +249,8 @@ mod tests {
         }
         let error = set(&format!("private_key={}", &KEY[1..])).unwrap_err().to_string();
         assert!(!error.contains(&KEY[1..9]), "{error}");
+        let error = parse(&format!("preshared_key={KEY}")).unwrap_err().to_string();
+        assert!(error.contains("preshared_key") && !error.contains(&KEY[1..9]), "{error}");
         assert!(parse("").is_err() && parse("get=2").is_err());
     }
 

@@ -14,9 +14,6 @@ mod segment;
 mod split;
 mod vnet;
 
-#[cfg(test)]
-mod tests;
-
 pub use join::{Capabilities, Group, Joiner, MAX_JOINED, Place};
 pub use split::{Segments, SplitError, split};
 pub use vnet::{Gso, UnknownGso, VnetHeader};

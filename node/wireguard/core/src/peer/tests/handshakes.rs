@@ -116,21 +116,21 @@ fn a_wall_clock_that_goes_back_does_not_stop_handshakes() {
 fn strangers_meet_silence() {
     let now = Instant::now();
     let (a, mut b) = pair(now);
-    let mut stranger = Host::new(&private_key(3), b.public_key(), None, now);
+    let mut stranger = Host::new(3, b.public_key(), None, now);
     stranger.initiate(now);
     let initiation = stranger.out.pop_front().unwrap();
     assert_eq!(b.receive(&initiation, stranger.address, now), Err(Refused::Stranger(stranger.public_key())));
 
     // Someone who knows both public keys and pretends to be `a`.
-    let mut pretender = Host::new(&private_key(3), b.public_key(), None, now);
-    pretender.identity = Arc::new(LocalIdentity::impostor(&private_key(3), a.public_key()));
+    let mut pretender = Host::new(3, b.public_key(), None, now);
+    pretender.identity = Arc::new(LocalIdentity::impostor(&PrivateKey::from_bytes([3; 32]), a.public_key()));
     pretender.peer = Peer::new(&pretender.identity, b.public_key(), None, None);
     pretender.initiate(now);
     let initiation = pretender.out.pop_front().unwrap();
     assert_eq!(b.receive(&initiation, pretender.address, now), Err(Refused::Unauthentic));
 
     // Someone who does not know `b`'s public key.
-    let mut lost = Host::new(&private_key(1), private_key_of_nobody(), None, now);
+    let mut lost = Host::new(1, private_key_of_nobody(), None, now);
     lost.initiate(now);
     let initiation = lost.out.pop_front().unwrap();
     assert_eq!(b.receive(&initiation, lost.address, now), Ok(()));
@@ -141,7 +141,7 @@ fn strangers_meet_silence() {
 }
 
 fn private_key_of_nobody() -> PublicKey {
-    LocalIdentity::new(&private_key(9)).public_key()
+    identity(9).public_key()
 }
 
 #[test]
@@ -150,11 +150,11 @@ fn keys_of_low_order_make_no_handshake() {
     let (a, mut b) = pair(now);
     for point in LOW_ORDER {
         let remote = PublicKey::from_bytes(point);
-        let mut host = Host::new(&private_key(1), remote, None, now);
+        let mut host = Host::new(1, remote, None, now);
         host.send(b"packet", now);
         assert!(host.out.is_empty() && host.indices.is_empty());
 
-        let mut crafted = Host::new(&private_key(1), b.public_key(), None, now);
+        let mut crafted = Host::new(1, b.public_key(), None, now);
         crafted.initiate(now);
         let mut initiation = Initiation::parse(&crafted.out[0]).unwrap();
         initiation.ephemeral = point;
@@ -201,8 +201,8 @@ const LOW_ORDER: [[u8; 32]; 7] = {
 #[test]
 fn a_peer_with_our_own_key_makes_no_handshake() {
     let now = Instant::now();
-    let own = LocalIdentity::new(&private_key(1));
-    let mut host = Host::new(&private_key(1), own.public_key(), None, now);
+    let own = identity(1);
+    let mut host = Host::new(1, own.public_key(), None, now);
     host.send(b"packet", now);
     assert!(host.out.is_empty() && host.indices.is_empty());
 
@@ -246,20 +246,17 @@ fn a_new_private_key_ends_sending_and_starts_over_at_once() {
     a.initiate(now);
     a.out.clear();
 
-    let identity = Arc::new(LocalIdentity::new(&private_key(4)));
-    a.peer.set_identity(&identity);
-    a.identity = identity.clone();
-    a.checker = CookieChecker::new(&identity);
+    a.become_another(4);
     let _ = a.receive(&late, b.address, now);
     assert_eq!(a.delivered, [padded(b"under way")]);
     a.send(b"new", now);
     assert_eq!(kinds(&a.out), [MessageKind::Initiation]);
 
-    let mut renewed = Host::new(&private_key(2), identity.public_key(), Some(PresharedKey::from_bytes([7; 32])), now);
+    let mut renewed = Host::new(2, a.public_key(), Some(PSK), now);
     talk(&mut a, &mut renewed, now);
     assert_eq!(renewed.delivered, [padded(b"new")]);
 
-    a.peer.set_identity(&Arc::new(LocalIdentity::new(&private_key(4))));
+    a.become_another(4);
     a.send(b"same key", now);
     assert_eq!(kinds(&a.out), [MessageKind::Data]);
 }

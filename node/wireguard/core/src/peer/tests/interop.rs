@@ -17,7 +17,7 @@ struct Other {
 impl Other {
     /// The other implementation with the key of host `b` of `pair`, and `limit` handshakes before it is under load.
     fn new(a: &Host, psk: Option<[u8; 32]>, limit: u64) -> Self {
-        let secret = x25519::StaticSecret::from(*private_key(2).as_bytes());
+        let secret = x25519::StaticSecret::from([2; 32]);
         let limiter = Arc::new(RateLimiter::new(&x25519::PublicKey::from(&secret), limit));
         let remote = x25519::PublicKey::from(*a.public_key().as_bytes());
         let tunn = Tunn::new(secret, remote, psk, None, IndexTable::from_os_rng(), limiter.clone());

@@ -1,8 +1,11 @@
 //! Every message for fixed keys, against a second construction written down from the paper's formulas (section 5.4)
 //! with other libraries, and against bytes on record.
 
+use super::sessions::Session;
 use super::*;
+use crate::cookie::{CookieChecker, CookieRandom};
 use crate::keys::Indices;
+use crate::message::{CookieReply, DataHeader};
 use blake2::{Blake2s256, Blake2sMac, Digest};
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, XChaCha20Poly1305};

@@ -1,15 +1,35 @@
 //! Tables: what is joined and what is not, what is cut and how, what is refused.
 
-use super::packets::*;
-use crate::offload::{Capabilities, Gso, Joiner, MAX_JOINED, SplitError, VnetHeader, split};
+use super::joining::{ACK, ALL, RST, SYN, URG, Written, join_with};
+use super::packets::cutting::cut;
+use super::packets::sums::{put, seal, sum};
+use super::packets::{CWR, FIN, Flow, KINDS, Kind, PSH, Part, payload};
+use super::{ECE, part};
+use mesh_wireguard_core::offload::{Capabilities, Gso, Joiner, MAX_JOINED, SplitError, VnetHeader, split};
 
-fn part(payload: Vec<u8>) -> Part {
-    Part { id: 100, sequence: 1_000, flags: ACK, payload }
+fn plain(kind: Kind) -> Flow {
+    Flow {
+        kind,
+        host: 7,
+        port: 40_000,
+        tos: 0,
+        ttl: 64,
+        label: 0x1234,
+        dont_fragment: true,
+        ack: 77,
+        window: 500,
+        options: if kind.is_tcp() { vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2] } else { vec![] },
+    }
+}
+
+/// What a fresh joiner makes of packets.
+fn join(packets: &[Vec<u8>]) -> Vec<Written> {
+    join_with(&mut Joiner::new(ALL), packets)
 }
 
 /// Segments of 100 bytes, one after the other.
 fn row(kind: Kind, count: usize) -> Vec<Vec<u8>> {
-    Flow::plain(kind).segments(&part(payload(count * 100, 1)), 100)
+    plain(kind).segments(&part(payload(count * 100, 1)), 100)
 }
 
 fn sizes(written: &[Written]) -> Vec<usize> {
@@ -40,7 +60,7 @@ fn sealed_or_not(kind: Kind, which: usize, change: impl Fn(&mut Vec<u8>), sealed
 #[test]
 fn a_row_of_segments_is_one_super_packet() {
     for kind in KINDS {
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let written = join(&row(kind, 3));
         let (header, packet) = flow.super_packet(&part(payload(300, 1)), 100);
         assert_eq!((written[0].header, &written[0].packet), (header, &packet), "{kind:?}");
@@ -145,7 +165,7 @@ fn what_is_not_a_plain_packet_goes_alone_and_ends_its_flow() {
 #[test]
 fn what_holds_nothing_goes_alone_and_nothing_behind_overtakes_it() {
     for kind in KINDS {
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let empty = |flags| flow.packet(&Part { id: 101, sequence: 1_100, flags, payload: vec![] });
         for flags in [ACK, ACK | FIN, ACK | PSH, ACK | RST] {
             let mut packets = row(kind, 3);
@@ -169,7 +189,7 @@ fn push_fin_and_a_shorter_segment_end_a_group() {
         }
     }
     for kind in KINDS {
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let of = |lengths: &[usize]| {
             let mut next = part(vec![]);
             let packet = |length: &usize| {
@@ -192,7 +212,7 @@ fn push_fin_and_a_shorter_segment_end_a_group() {
 fn an_identification_counts_on_or_stands_still_where_nothing_can_be_a_fragment() {
     for kind in [Kind::Tcp4, Kind::Udp4] {
         let with = |ids: [u16; 4], dont_fragment| {
-            let flow = Flow { dont_fragment, ..Flow::plain(kind) };
+            let flow = Flow { dont_fragment, ..plain(kind) };
             let packet = |(i, id): (usize, u16)| {
                 flow.packet(&Part { id, sequence: 100 * i as u32, flags: ACK, payload: payload(100, 1) })
             };
@@ -211,7 +231,7 @@ fn an_identification_counts_on_or_stands_still_where_nothing_can_be_a_fragment()
 
 #[test]
 fn flows_are_joined_side_by_side_and_the_longest_open_gives_way() {
-    let flows: Vec<_> = (0..9).map(|port| Flow { port, ..Flow::plain(Kind::Tcp4) }).collect();
+    let flows: Vec<_> = (0..9).map(|port| Flow { port, ..plain(Kind::Tcp4) }).collect();
     let rows: Vec<_> = flows.iter().map(|flow| flow.segments(&part(payload(200, 1)), 100)).collect();
     let interleaved =
         |flows: usize| -> Vec<_> { (0..2).flat_map(|i| rows[..flows].iter().map(move |row| row[i].clone())).collect() };
@@ -233,7 +253,7 @@ fn another_protocol_or_version_in_between_disturbs_no_flow() {
 fn a_group_ends_at_its_most_packets_and_at_the_length_of_an_ip_packet() {
     for kind in KINDS {
         assert_eq!(sizes(&join(&row(kind, MAX_JOINED + 2))), [MAX_JOINED, 2]);
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let room = 65_535 - flow.headers();
         let longest = Part { payload: payload(room, 1), ..part(vec![]) };
         let size = room.div_ceil(10);
@@ -278,19 +298,19 @@ fn a_joiner_remembers_nothing_of_the_last_batch() {
 fn cutting_keeps_cwr_to_the_first_and_fin_and_push_to_the_last() {
     for kind in [Kind::Tcp4, Kind::Tcp6] {
         let whole = Part { flags: ACK | PSH | FIN | CWR | ECE | URG, ..part(payload(300, 1)) };
-        let (header, packet) = Flow::plain(kind).super_packet(&whole, 100);
+        let (header, packet) = plain(kind).super_packet(&whole, 100);
         let flags: Vec<_> = cut(&header, &packet).iter().map(|segment| segment[kind.start() + 13]).collect();
         assert_eq!(flags, [ACK | CWR | ECE | URG, ACK | ECE | URG, ACK | PSH | FIN | ECE | URG]);
         let whole = Part { payload: payload(100, 1), ..whole };
-        let (header, packet) = Flow::plain(kind).super_packet(&whole, 100);
-        assert_eq!(cut(&header, &packet), [Flow::plain(kind).packet(&whole)], "one that is first and last");
+        let (header, packet) = plain(kind).super_packet(&whole, 100);
+        assert_eq!(cut(&header, &packet), [plain(kind).packet(&whole)], "one that is first and last");
     }
 }
 
 #[test]
 fn a_super_packet_whose_checksum_was_verified_already_is_cut_as_well() {
     for kind in KINDS {
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let whole = part(payload(1_234, 9));
         let packet = flow.packet(&whole);
         let header = VnetHeader { gso: kind.gso(), gso_size: 100, hdr_len: 9, ..VnetHeader::default() };
@@ -300,7 +320,7 @@ fn a_super_packet_whose_checksum_was_verified_already_is_cut_as_well() {
 
 #[test]
 fn options_and_extension_headers_are_repeated_in_every_segment() {
-    let flow = Flow::plain(Kind::Tcp4);
+    let flow = plain(Kind::Tcp4);
     let whole = part(payload(250, 1));
     let with_options = |packet: &[u8]| {
         let mut packet = packet.to_vec();
@@ -309,7 +329,7 @@ fn options_and_extension_headers_are_repeated_in_every_segment() {
         let length = packet.len() as u16;
         put(&mut packet, 2, length);
         put(&mut packet, 10, 0);
-        let checksum = !naive_sum(&packet[..24]);
+        let checksum = !sum(&packet[..24]);
         put(&mut packet, 10, checksum);
         packet
     };
@@ -318,7 +338,7 @@ fn options_and_extension_headers_are_repeated_in_every_segment() {
     let expected: Vec<_> = flow.segments(&whole, 100).iter().map(|segment| with_options(segment)).collect();
     assert_eq!(cut(&header, &with_options(&packet)), expected);
 
-    let flow = Flow::plain(Kind::Udp6);
+    let flow = plain(Kind::Udp6);
     let with_extension = |packet: &[u8]| {
         let mut packet = packet.to_vec();
         packet.splice(40..40, [17, 0, 1, 4, 0, 0, 0, 0]);
@@ -336,7 +356,7 @@ fn options_and_extension_headers_are_repeated_in_every_segment() {
 #[test]
 fn a_datagram_whose_checksum_comes_to_zero_does_not_say_it_has_none() {
     for kind in [Kind::Udp4, Kind::Udp6] {
-        let flow = Flow::plain(kind);
+        let flow = plain(kind);
         let at = kind.start() + kind.checksum_offset();
         // What the checksum is without them, the first bytes add to the sum.
         let mut whole = part([vec![0; 2], payload(98, 1)].concat());
@@ -355,8 +375,8 @@ fn a_datagram_whose_checksum_comes_to_zero_does_not_say_it_has_none() {
 #[test]
 fn what_contradicts_itself_is_refused_by_name() {
     let refused = |header: VnetHeader, packet: &[u8]| split(&header, packet).err();
-    let (header, packet) = Flow::plain(Kind::Tcp4).super_packet(&part(payload(300, 1)), 100);
-    let (udp, datagrams) = Flow::plain(Kind::Udp6).super_packet(&part(payload(300, 1)), 100);
+    let (header, packet) = plain(Kind::Tcp4).super_packet(&part(payload(300, 1)), 100);
+    let (udp, datagrams) = plain(Kind::Udp6).super_packet(&part(payload(300, 1)), 100);
     let changed = |at: usize, byte: u8| {
         let mut packet = packet.clone();
         packet[at] = byte;
