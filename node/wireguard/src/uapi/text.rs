@@ -21,8 +21,11 @@ pub enum RequestError {
     /// Not an operation. The key of the first line alone.
     #[error("the first line is neither get=1 nor set=1; its key is {0:?}")]
     Operation(String),
-    /// Not `key=value`, or a key that is not known where it stands.
-    #[error("unknown key in {0:?}")]
+    /// Not `key=value`: the number of the line, which may be a secret as a whole.
+    #[error("line {0} is not of the form key=value")]
+    Form(usize),
+    /// A key that is not known where it stands.
+    #[error("unknown key {0:?}")]
     Key(String),
     /// The value is not one of this key.
     #[error("value of {key} not understood: {value:?}")]
@@ -50,8 +53,9 @@ pub fn parse(text: &str) -> Result<Request, RequestError> {
 
 fn parse_changes<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Change>, RequestError> {
     let mut changes = Vec::new();
-    for line in lines {
-        let (key, value) = line.split_once('=').ok_or_else(|| RequestError::Key(line.to_owned()))?;
+    // The first was the operation.
+    for (line, number) in lines.zip(2..) {
+        let (key, value) = line.split_once('=').ok_or(RequestError::Form(number))?;
         if key == "public_key" {
             let key = PublicKey::from_bytes(parse_key(key, value)?);
             changes.push(Change::Peer(PeerChange::new(key, PeerChangeKind::Set)));
@@ -239,7 +243,7 @@ mod tests {
             ("fwmark=x", "fwmark"),
             ("allowed_ip=10.0.0.0/8", "allowed_ip"),
             ("replace_peers=false", "replace_peers"),
-            ("no equals sign", "no equals sign"),
+            ("no equals sign", "line 2"),
             (&format!("public_key={KEY}\nendpoint=example.com:1"), "example.com:1"),
             (&format!("public_key={KEY}\nprotocol_version=2"), "protocol_version"),
             (&format!("public_key={KEY}\nlisten_port=1"), "listen_port"),
@@ -251,6 +255,7 @@ mod tests {
         assert!(!error.contains(&KEY[1..9]), "{error}");
         let error = parse(&format!("preshared_key={KEY}")).unwrap_err().to_string();
         assert!(error.contains("preshared_key") && !error.contains(&KEY[1..9]), "{error}");
+        assert_eq!(set(&format!("listen_port=1\nprivate_key {KEY}")), Err(RequestError::Form(3)));
         assert!(parse("").is_err() && parse("get=2").is_err());
     }
 
