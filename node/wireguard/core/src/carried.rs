@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The packet's source and length, without WireGuard's padding; `None` if it is no IP packet.
 #[inline]
-pub fn judge(packet: &[u8]) -> Option<(IpAddr, usize)> {
+pub fn source_and_length(packet: &[u8]) -> Option<(IpAddr, usize)> {
     let (source, length): (IpAddr, usize) = match packet.first()? >> 4 {
         4 => {
             let header = packet.first_chunk::<20>()?;
@@ -25,7 +25,7 @@ pub fn judge(packet: &[u8]) -> Option<(IpAddr, usize)> {
 /// Congestion that the outer packet met, by the ECN field that it came with, is told to the inner one, if that understands
 /// it (RFC 6040). One that does not is left as it is rather than dropped, as WireGuard does it everywhere.
 ///
-/// `packet` has the whole header that [`judge`] asks for.
+/// `packet` has the whole header that [`source_and_length`] asks for.
 #[inline]
 pub fn mark_congestion(packet: &mut [u8], outer: u8) {
     const CE: u8 = 3;
@@ -58,14 +58,14 @@ mod tests {
         v4[0] = 0x45;
         v4[3] = 33;
         v4[12..16].copy_from_slice(&[10, 0, 0, 7]);
-        assert_eq!(judge(&v4), Some(("10.0.0.7".parse().unwrap(), 33)));
+        assert_eq!(source_and_length(&v4), Some(("10.0.0.7".parse().unwrap(), 33)));
         v4[3] = 49;
-        assert_eq!(judge(&v4), None, "longer than what came");
+        assert_eq!(source_and_length(&v4), None, "longer than what came");
         v4[3] = 19;
-        assert_eq!(judge(&v4), None, "shorter than its header");
-        assert_eq!(judge(&[]), None);
-        assert_eq!(judge(&[0x60; 39]), None);
-        assert_eq!(judge(&[0x10; 60]), None);
+        assert_eq!(source_and_length(&v4), None, "shorter than its header");
+        assert_eq!(source_and_length(&[]), None);
+        assert_eq!(source_and_length(&[0x60; 39]), None);
+        assert_eq!(source_and_length(&[0x10; 60]), None);
     }
 
     #[test]

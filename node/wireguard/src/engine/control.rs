@@ -100,12 +100,6 @@ impl Inbox {
         self.waker.wake();
     }
 
-    /// How many messages wait.
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.lock().knocks.len()
-    }
-
     /// Takes some of the messages, all numbers, and says how many messages there were.
     pub(super) fn take(&self, knocks: &mut VecDeque<Knock>, attention: &mut Vec<PeerId>) -> usize {
         let mut held = self.lock();

@@ -10,7 +10,7 @@ use super::hooks::Direction;
 use super::shared::{Indexed, Shared, Tables};
 use crate::tun::{self, Queue};
 use crate::udp::{Endpoint, Receiver, Socket};
-use mesh_wireguard_core::carried::{judge, mark_congestion};
+use mesh_wireguard_core::carried::{mark_congestion, source_and_length};
 use mesh_wireguard_core::keys::DATA_HEADER;
 use mesh_wireguard_core::message::{DATA_MIN, DataHeader};
 use mesh_wireguard_core::offload::{Group, Joiner, MAX_JOINED, Place};
@@ -180,7 +180,7 @@ impl Batch {
                 continue;
             }
             let packet = &mut arrival.bytes[start..start + incoming.len];
-            let Some((source, length)) = judge(packet) else { continue };
+            let Some((source, length)) = source_and_length(packet) else { continue };
             if admitted != Some(source) && tables.allowed.lookup(source) != Some(cell.id) {
                 trace!(%source, peer = %cell.key, "a source that the peer may not have");
                 continue;

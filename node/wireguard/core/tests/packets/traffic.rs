@@ -3,7 +3,7 @@
 use super::joining::ACK;
 use super::packets::sums::{seal, sum, word};
 use super::packets::{Flow, Part, payload};
-use mesh_wireguard_core::carried::{judge, mark_congestion};
+use mesh_wireguard_core::carried::{mark_congestion, source_and_length};
 use std::net::IpAddr;
 
 /// One packet of one of the flows.
@@ -111,7 +111,7 @@ fn spoil(flow: &Flow, packet: &mut Vec<u8>, next: &Next) {
 fn arrived(packet: &[u8], ecn: u8) -> Vec<u8> {
     let mut carried = packet.to_vec();
     carried.resize(packet.len().next_multiple_of(16), 0);
-    let judged = judge(&carried);
+    let judged = source_and_length(&carried);
     assert_eq!(judged, read(&carried), "source and length");
     let Some((_, length)) = judged else { return packet.to_vec() };
     carried.truncate(length);

@@ -18,16 +18,17 @@ fn every_lane_seals_and_opens_as_it_should() {
     let mut tried = 0;
     for test in of_size.flat_map(|group| &group.tests) {
         // SAFETY: The instructions are there.
-        let (sealed, tags) = unsafe { crypt(test, &test.pt, Direction::Seal) };
+        let (sealed, one_time) = unsafe { streamed(test, &test.pt) };
         // SAFETY: As before.
-        let (opened, expected_tags) = unsafe { crypt(test, &test.ct, Direction::Open) };
-        let is_authentic = expected_tags.iter().all(|tag| tag[..] == test.tag[..]);
+        let (opened, _) = unsafe { streamed(test, &test.ct) };
+        // SAFETY: As before.
+        let tags = unsafe { tags_of_ciphertext(test, &one_time) };
+        let is_tag = |tag: &[u8; TAG]| tag[..] == test.tag[..];
         if test.result == TestResult::Invalid {
-            assert!(!is_authentic, "case {} opens", test.tc_id);
+            assert!(!tags.iter().any(is_tag), "case {} opens", test.tc_id);
         } else {
-            assert!(is_authentic, "case {} does not open", test.tc_id);
+            assert!(tags.iter().all(is_tag), "case {} does not open", test.tc_id);
             assert!(sealed.iter().all(|text| text[..] == test.ct[..]), "case {}", test.tc_id);
-            assert!(tags.iter().all(|tag| tag[..] == test.tag[..]), "case {}", test.tc_id);
             assert!(opened.iter().all(|text| text[..] == test.pt[..]), "case {}", test.tc_id);
         }
         tried += 1;
@@ -35,16 +36,9 @@ fn every_lane_seals_and_opens_as_it_should() {
     assert!(tried > 100, "{tried} cases");
 }
 
-/// Whether the tag is that of the text as it becomes, or as it is.
-#[derive(PartialEq)]
-enum Direction {
-    Seal,
-    Open,
-}
-
-/// Adds the key stream to a text, as often as there are messages in a batch, and makes their tags.
+/// Adds the key stream to a text, as often as there are messages in a batch, and makes their one-time keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
-fn crypt(test: &Test, text: &[u8], direction: Direction) -> (Vec<Vec<u8>>, Vec<[u8; TAG]>) {
+fn streamed(test: &Test, text: &[u8]) -> (Vec<Vec<u8>>, [OneTimeKey; BATCH]) {
     let key = Key::new(test.key[..].try_into().unwrap()).unwrap();
     let stride = DATA_MIN + text.len();
     let mut bytes = train(BATCH, stride, stride, 0, |_| 0);
@@ -58,23 +52,17 @@ fn crypt(test: &Test, text: &[u8], direction: Direction) -> (Vec<Vec<u8>>, Vec<[
     let mut cursor = Cursor::default();
     let row = batch.first_row(&mut cursor);
     let stream = key_stream(&key.words, &row.inputs);
-    let one_time = batch.one_time_keys(&stream);
-    let before = bytes.clone();
     row.apply(&stream, &mut bytes, u32::MAX);
     batch.apply_rest(&key.words, cursor, &mut bytes, u32::MAX);
+    (batch.slots().iter().map(|slot| bytes[slot.text()].to_vec()).collect(), batch.one_time_keys(&stream))
+}
 
-    let authenticated = |slot: &Slot| {
-        let mut authenticated = test.aad.to_vec();
-        authenticated.resize(test.aad.len().next_multiple_of(TAG), 0);
-        authenticated.extend(if direction == Direction::Seal { &bytes[slot.text()] } else { &before[slot.text()] });
-        authenticated
-    };
-    let authenticated: Vec<_> = batch.slots().iter().map(authenticated).collect();
-    let closing = [[test.aad.len() as u64, text.len() as u64]; LANES];
-    let made = one_time.as_chunks::<LANES>().0.iter().zip(authenticated.chunks(LANES)).flat_map(|(keys, texts)| {
-        let texts = std::array::from_fn(|lane| &texts[lane][..]);
-        tags(keys, &texts, &closing)
-    });
-    let made = made.collect();
-    (batch.slots().iter().map(|slot| bytes[slot.text()].to_vec()).collect(), made)
+/// The tags of associated data and ciphertext, one for each key.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
+fn tags_of_ciphertext(test: &Test, one_time: &[OneTimeKey; BATCH]) -> Vec<[u8; TAG]> {
+    let mut authenticated = test.aad.to_vec();
+    authenticated.resize(test.aad.len().next_multiple_of(TAG), 0);
+    authenticated.extend(&test.ct[..]);
+    let closing = [[test.aad.len() as u64, test.ct.len() as u64]; LANES];
+    one_time.as_chunks().0.iter().flat_map(|keys| tags(keys, &[&authenticated[..]; LANES], &closing)).collect()
 }
