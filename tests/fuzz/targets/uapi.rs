@@ -133,6 +133,8 @@ fn state(device: Device) -> DeviceState {
         key: PublicKey::from_bytes(peer.key),
         preshared_key: peer.preshared_key.filter(|key| *key != [0; 32]).map(PresharedKey::from_bytes),
         endpoint: peer.endpoint.map(without_flow),
+        refused_endpoints: 0,
+        last_refused_endpoint: None,
         keepalive: peer.keepalive.filter(|seconds| *seconds > 0),
         allowed_ips: peer
             .allowed_ips
@@ -149,6 +151,7 @@ fn state(device: Device) -> DeviceState {
         public_key: None,
         listen_port: device.listen_port,
         fwmark: device.fwmark,
+        looped_datagrams: 0,
         peers: device.peers.into_iter().map(peer).collect(),
     }
 }

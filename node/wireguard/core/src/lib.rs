@@ -16,6 +16,7 @@ pub mod message;
 mod noise;
 pub mod offload;
 pub mod peer;
+pub mod ranges;
 mod ratelimit;
 pub mod replay;
 pub mod tai64n;

@@ -77,6 +77,8 @@ pub struct DeviceState {
     pub listen_port: u16,
     /// The mark on its packets.
     pub fwmark: u32,
+    /// Datagrams of its own that came out of its own interface, to be carried by themselves; they were dropped.
+    pub looped_datagrams: u64,
     /// Its peers, by public key.
     pub peers: Vec<PeerState>,
 }
@@ -90,6 +92,10 @@ pub struct PeerState {
     pub preshared_key: Option<PresharedKey>,
     /// Where the engine sends.
     pub endpoint: Option<SocketAddr>,
+    /// How many endpoints were refused, or given up, because they are barred (`Engine::bar`).
+    pub refused_endpoints: u64,
+    /// The last of them.
+    pub last_refused_endpoint: Option<SocketAddr>,
     /// Seconds between keepalives, if any.
     pub keepalive: Option<u16>,
     /// What it may send from, in order.

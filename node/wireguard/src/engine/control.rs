@@ -319,11 +319,12 @@ impl Control {
         let mut state = cell.lock();
         match state.core.handle_initiation(opened, fresh, now) {
             Ok(response) => {
-                state.endpoint = Some(endpoint);
+                let taken = state.endpoint.take(endpoint, &cell.key, &self.shared.barred);
+                let endpoint = if taken { state.endpoint.get() } else { way_to(&cell, &mut state) };
                 drop(state);
                 // The session must be known before the peer can use it.
                 self.drain(&cell, now);
-                self.send(&cell, Some(endpoint), &response);
+                self.send(&cell, endpoint, &response);
             }
             Err(refused) => debug!(peer = %cell.key, %refused),
         }
@@ -335,7 +336,7 @@ impl Control {
         let mut state = cell.lock();
         match state.core.handle_response(&response, now) {
             Ok(()) => {
-                state.endpoint = Some(endpoint);
+                state.endpoint.take(endpoint, &cell.key, &self.shared.barred);
                 drop(state);
                 self.drain(&cell, now);
                 self.outbound.flush(self.shared.socket(0).as_deref());
@@ -376,6 +377,9 @@ impl Control {
 
     fn send_to(&self, endpoint: Endpoint, message: &[u8]) {
         let Some(socket) = self.shared.socket(0) else { return };
+        if self.shared.barred.contains(endpoint.remote.ip()) {
+            return;
+        }
         if let Err(error) = socket.send(&whole(endpoint, message)) {
             trace!(endpoint = %endpoint.remote, %error, "not sent");
         }

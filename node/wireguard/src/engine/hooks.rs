@@ -2,6 +2,7 @@
 //!
 //! Both cost nothing while nobody asks for them.
 
+use super::endpoints::Barred;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Mutex, RwLock};
 use crate::udp::Endpoint;
@@ -66,12 +67,12 @@ impl Hooks {
         receiver
     }
 
-    /// Takes a datagram if it is a frame; says whether it was one.
-    pub(crate) fn take_frame(&self, packet: &[u8], endpoint: Endpoint) -> bool {
+    /// Takes a datagram if it is a frame; says whether it was one. One from a barred address is heard by nobody.
+    pub(crate) fn take_frame(&self, packet: &[u8], endpoint: Endpoint, barred: &Barred) -> bool {
         if !packet.starts_with(&FRAME_MAGIC) {
             return false;
         }
-        if self.listened.load(Ordering::Relaxed) {
+        if self.listened.load(Ordering::Relaxed) && !barred.contains(endpoint.remote.ip()) {
             let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
             let frame = Frame { from: endpoint.remote, bytes: packet.to_vec() };
             if let Some(Err(TrySendError::Disconnected(_))) = frames.as_ref().map(|frames| frames.try_send(frame)) {

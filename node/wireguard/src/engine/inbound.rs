@@ -106,7 +106,7 @@ impl Inbound {
                     start = end;
                     continue;
                 }
-                None if shared.hooks.take_frame(packet, endpoint) => {}
+                None if shared.hooks.take_frame(packet, endpoint, &shared.barred) => {}
                 None => shared.inbox.knock(Knock::new(packet, endpoint)),
             }
             start = end;
@@ -164,8 +164,8 @@ impl Batch {
         let mut state = cell.lock();
         state.core.receive(index, &mut self.incoming, now);
         let endpoint = arrival.endpoint;
-        if self.incoming.iter().any(|incoming| incoming.fresh) && state.endpoint != Some(endpoint) {
-            state.endpoint = Some(endpoint);
+        if self.incoming.iter().any(|incoming| incoming.fresh) && state.endpoint.get() != Some(endpoint) {
+            state.endpoint.take(endpoint, &cell.key, &shared.barred);
         }
         let sooner = state.sooner(now);
         drop(state);

@@ -7,6 +7,7 @@
 mod clock;
 mod config;
 mod control;
+mod endpoints;
 mod hooks;
 mod inbound;
 mod outbound;
@@ -29,7 +30,7 @@ use mesh_wireguard_core::{LocalIdentity, Peer};
 use shared::{Cell, Shared, Tables};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -177,6 +178,7 @@ impl Engine {
             public_key: settings.key.as_ref().map(|(_, local)| local.public_key()),
             listen_port: socket.and_then(|socket| socket.port().ok()).unwrap_or_default(),
             fwmark: settings.fwmark,
+            looped_datagrams: 0,
             peers,
         }
     }
@@ -186,6 +188,17 @@ impl Engine {
         let tables = self.shared.tables();
         let cell = tables.peer(key)?;
         Some(describe(cell, tables.allowed.of(cell.id).collect()))
+    }
+
+    /// Bars ranges to endpoints, in place of those before: the addresses that are reached through this engine's interface
+    /// or any other tunnel of this host. At once, endpoints inside are given up and none is taken any more, whoever
+    /// authenticates from there or asks for it with a change. What authenticated from there is still delivered.
+    pub fn bar(&self, ranges: Vec<AllowedIp>) {
+        self.shared.barred.set(ranges.into_iter().collect());
+        let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
+        for cell in cells {
+            cell.lock().endpoint.recheck(&cell.key, &self.shared.barred);
+        }
     }
 
     /// Lets a filter decide from now on which packets pass; without one all do.
@@ -199,7 +212,11 @@ impl Engine {
     }
 
     /// Sends a frame from the device's port. It must begin with [`FRAME_MAGIC`], or other engines will not hear it.
+    /// None goes to a barred address.
     pub fn send_frame(&self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        if self.shared.barred.contains(to.ip()) {
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{to} is reached through a tunnel")));
+        }
         let socket = self.shared.socket(0).ok_or(io::ErrorKind::NotConnected)?;
         let endpoint = Endpoint { remote: to, source: None };
         socket.send(&Outgoing { bytes, stride: bytes.len(), endpoint, class: 0 }).map(drop)
@@ -310,7 +327,7 @@ impl Engine {
             state.preshared_key = key.clone();
         }
         if let Some(remote) = change.endpoint {
-            state.endpoint = Some(Endpoint { remote, source: None });
+            state.endpoint.take(Endpoint { remote: canonical(remote), source: None }, &cell.key, &self.shared.barred);
         }
         if let Some(keepalive) = change.keepalive {
             state.core.set_keepalive(keepalive);
@@ -380,13 +397,24 @@ impl Drop for FailOnPanic {
     }
 }
 
+/// As the sockets tell it: IPv4 in its own notation.
+fn canonical(remote: SocketAddr) -> SocketAddr {
+    match remote.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), remote.port()),
+        IpAddr::V6(_) => remote,
+    }
+}
+
 fn describe(cell: &Cell, allowed_ips: Vec<AllowedIp>) -> PeerState {
     let state = cell.lock();
     let stats = state.core.stats();
+    let (refused_endpoints, last_refused_endpoint) = state.endpoint.refused();
     PeerState {
         key: cell.key,
         preshared_key: state.preshared_key.clone(),
-        endpoint: state.endpoint.map(|endpoint| endpoint.remote),
+        endpoint: state.endpoint.get().map(|endpoint| endpoint.remote),
+        refused_endpoints,
+        last_refused_endpoint,
         keepalive: state.keepalive,
         allowed_ips,
         last_handshake: state.last_handshake,

@@ -256,11 +256,10 @@ fn fits(segments: &Segments<'_>, mtu: usize) -> bool {
 
 /// Where the peer is, as far as is known.
 pub(crate) fn way_to(cell: &Cell, state: &mut CellState) -> Option<Endpoint> {
-    let endpoint = state.endpoint.as_mut()?;
     if cell.source_lost.swap(false, Ordering::Relaxed) {
-        endpoint.source = None;
+        state.endpoint.forget_source();
     }
-    Some(*endpoint)
+    state.endpoint.get()
 }
 
 /// Parts a read of the interface into header and packet.

@@ -4,11 +4,12 @@
 //! other; sealing and opening happen outside of both. Only the control thread and configuration write the tables.
 
 use super::control::Inbox;
+use super::endpoints::{Barred, PeerEndpoint};
 use super::hooks::Hooks;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
 use crate::tun::Tun;
-use crate::udp::{Endpoint, Socket};
+use crate::udp::Socket;
 use mesh_types::{PresharedKey, PublicKey};
 use mesh_wireguard_core::allowed::AllowedIps;
 use mesh_wireguard_core::keys::KeyPair;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) mtu: AtomicUsize,
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
+    pub(crate) barred: Barred,
     /// One for each worker.
     pub(crate) wakers: Vec<Waker>,
     /// For whoever waits for the end.
@@ -78,7 +80,7 @@ pub(crate) struct CellState {
     pub(crate) core: Peer,
     pub(crate) preshared_key: Option<PresharedKey>,
     pub(crate) keepalive: Option<u16>,
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) endpoint: PeerEndpoint,
     /// Raw reads of the interface that wait for a session.
     pub(crate) staged: VecDeque<Box<[u8]>>,
     staged_bytes: usize,
@@ -100,6 +102,7 @@ impl Shared {
             mtu: AtomicUsize::new(mtu.into()),
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
+            barred: Barred::default(),
             wakers: (0..workers).map(|_| Waker::new()).collect::<Result<_, _>>()?,
             ended: Waker::new()?,
             stopping: AtomicBool::new(false),
@@ -207,7 +210,7 @@ impl CellState {
             core,
             preshared_key: None,
             keepalive: None,
-            endpoint: None,
+            endpoint: PeerEndpoint::default(),
             staged: VecDeque::new(),
             staged_bytes: 0,
             scheduled: None,

@@ -256,7 +256,7 @@ fn add(shared: &Shared, local: &Arc<LocalIdentity>, far: &LocalIdentity, endpoin
     let cell = tables.insert(core, far.public_key());
     tables.allowed.insert("10.0.0.0/24".parse().unwrap(), cell.id);
     drop(tables);
-    cell.lock().endpoint = Some(endpoint);
+    assert!(cell.lock().endpoint.take(endpoint, &cell.key, &shared.barred));
     cell
 }
 

@@ -266,10 +266,13 @@ mod tests {
             public_key: None,
             listen_port: 51_820,
             fwmark: 3,
+            looped_datagrams: 0,
             peers: vec![PeerState {
                 key: KEY_BYTES,
                 preshared_key: None,
                 endpoint: Some("[2001:db8::1]:7".parse().unwrap()),
+                refused_endpoints: 0,
+                last_refused_endpoint: None,
                 keepalive: Some(25),
                 allowed_ips: vec!["10.9.0.0/24".parse().unwrap()],
                 last_handshake: None,
