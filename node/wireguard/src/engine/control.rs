@@ -5,8 +5,9 @@
 
 use super::clock;
 use super::config::since_1970;
+use super::indices::Indexed;
 use super::outbound::{self, Outbound, way_to};
-use super::shared::{Cell, CellState, Indexed, PeerId, Shared};
+use super::shared::{Cell, CellState, PeerId, Shared};
 use super::sync::atomic::Ordering;
 use super::sync::{Mutex, MutexGuard, Waker};
 use super::watch::Underlay;
@@ -268,7 +269,7 @@ impl Control {
             }
             Action::Release(index) => {
                 drop(state);
-                self.shared.tables_mut().by_index.remove(&index);
+                self.shared.tables_mut().indices.remove(index);
             }
             Action::SendStaged => self.outbound.release_staged(cell, &mut state, &self.shared, socket, now),
             Action::SendKeepalive if state.staged.is_empty() => self.outbound.keepalive(cell, &mut state, socket, now),
@@ -332,7 +333,7 @@ impl Control {
 
     fn take_response(&mut self, message: &[u8], endpoint: Endpoint, now: Instant) {
         let Some(response) = Response::parse(message) else { return };
-        let Some(Indexed { cell, .. }) = self.shared.tables().by_index.get(&response.receiver).cloned() else { return };
+        let Some(Indexed { cell, .. }) = self.shared.tables().indices.get(response.receiver).cloned() else { return };
         let mut state = cell.lock();
         match state.core.handle_response(&response, now) {
             Ok(()) => {
@@ -347,7 +348,7 @@ impl Control {
 
     fn take_cookie(&mut self, message: &[u8], now: Instant) {
         let Some(reply) = CookieReply::parse(message) else { return };
-        let Some(Indexed { cell, .. }) = self.shared.tables().by_index.get(&reply.receiver).cloned() else { return };
+        let Some(Indexed { cell, .. }) = self.shared.tables().indices.get(reply.receiver).cloned() else { return };
         if let Err(refused) = cell.lock().core.handle_cookie(&reply, now) {
             debug!(peer = %cell.key, %refused);
         }
@@ -357,14 +358,14 @@ impl Control {
     fn index(&self, index: u32, indexed: Indexed) {
         let mut tables = self.shared.tables_mut();
         if tables.peers.get(&indexed.cell.id).is_some_and(|cell| Arc::ptr_eq(cell, &indexed.cell)) {
-            tables.by_index.insert(index, indexed);
+            tables.indices.insert(index, indexed);
         }
     }
 
     fn fresh(&self) -> Fresh {
         let tables = self.shared.tables();
         let mut index = u32::from_ne_bytes(random());
-        while tables.by_index.contains_key(&index) {
+        while tables.indices.get(index).is_some() {
             index = u32::from_ne_bytes(random());
         }
         Fresh { ephemeral: random(), index }

@@ -7,7 +7,8 @@
 use super::clock;
 use super::control::Knock;
 use super::hooks::Direction;
-use super::shared::{Indexed, Shared, Tables};
+use super::indices::Indexed;
+use super::shared::{Shared, Tables};
 use crate::tun::{self, Queue};
 use crate::udp::{Endpoint, Receiver, Socket};
 use mesh_wireguard_core::carried::{mark_congestion, source_and_length};
@@ -91,7 +92,7 @@ impl Inbound {
                     let rest = &arrival.bytes[start..];
                     let run = rest.chunks(stride).take_while(|packet| is_of(packet, receiver)).count();
                     let end = arrival.bytes.len().min(start + run * stride);
-                    if let Some(indexed) = tables.by_index.get(&receiver) {
+                    if let Some(indexed) = tables.indices.get(receiver) {
                         self.batch.take(
                             &mut arrival,
                             start..end,

@@ -10,6 +10,7 @@ mod control;
 mod endpoints;
 mod hooks;
 mod inbound;
+mod indices;
 mod outbound;
 mod shared;
 mod sync;
@@ -178,7 +179,7 @@ impl Engine {
             public_key: settings.key.as_ref().map(|(_, local)| local.public_key()),
             listen_port: socket.and_then(|socket| socket.port().ok()).unwrap_or_default(),
             fwmark: settings.fwmark,
-            looped_datagrams: 0,
+            looped_datagrams: self.shared.looped.load(Ordering::Relaxed),
             peers,
         }
     }

@@ -6,17 +6,19 @@
 use super::control::Inbox;
 use super::endpoints::{Barred, PeerEndpoint};
 use super::hooks::Hooks;
+use super::indices::Indices;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
 use crate::tun::Tun;
 use crate::udp::Socket;
 use mesh_types::{PresharedKey, PublicKey};
 use mesh_wireguard_core::allowed::AllowedIps;
-use mesh_wireguard_core::keys::KeyPair;
 use mesh_wireguard_core::peer::Peer;
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
+use tracing::warn;
 
 /// Super-packets that wait for a session with one peer, as in the kernel; the oldest goes first.
 pub(crate) const MAX_STAGED: usize = 128;
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
     pub(crate) barred: Barred,
+    /// Datagrams of ours that came out of our interface.
+    pub(crate) looped: AtomicU64,
     /// One for each worker.
     pub(crate) wakers: Vec<Waker>,
     /// For whoever waits for the end.
@@ -53,17 +57,8 @@ pub(crate) struct Tables {
     pub(crate) allowed: AllowedIps<PeerId>,
     pub(crate) peers: HashMap<PeerId, Arc<Cell>>,
     pub(crate) by_key: HashMap<PublicKey, PeerId>,
-    /// Receiver indices that we gave out: of sessions, and of handshakes under way.
-    pub(crate) by_index: HashMap<u32, Indexed>,
+    pub(crate) indices: Indices,
     next: PeerId,
-}
-
-/// What a receiver index leads to.
-#[derive(Clone)]
-pub(crate) struct Indexed {
-    pub(crate) cell: Arc<Cell>,
-    /// `None` while the handshake is under way.
-    pub(crate) keys: Option<Arc<KeyPair>>,
 }
 
 /// One peer.
@@ -103,6 +98,7 @@ impl Shared {
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
             barred: Barred::default(),
+            looped: AtomicU64::new(0),
             wakers: (0..workers).map(|_| Waker::new()).collect::<Result<_, _>>()?,
             ended: Waker::new()?,
             stopping: AtomicBool::new(false),
@@ -144,6 +140,15 @@ impl Shared {
         // A failure means that the interface has gone, which its reader sees as well.
         if let Ok(mtu) = self.tun.mtu() {
             self.mtu.store(mtu.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a datagram of ours that came out of our interface on its way to a peer, and tells so, ever more seldom.
+    pub(crate) fn note_looped(&self, destination: IpAddr) {
+        let count = self.looped.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            let interface = self.tun.name();
+            warn!(interface, %destination, count, "a datagram of this tunnel was routed into it and dropped");
         }
     }
 
@@ -189,7 +194,7 @@ impl Tables {
         let Some(cell) = self.by_key.remove(key).and_then(|id| self.peers.remove(&id)) else { return };
         self.allowed.remove_all(cell.id);
         for index in cell.lock().core.indices() {
-            self.by_index.remove(&index);
+            self.indices.remove(index);
         }
     }
 

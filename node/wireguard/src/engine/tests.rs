@@ -125,10 +125,10 @@ fn no_index_leads_to_a_peer_that_was_taken_away() {
         near.end();
         let tables = shared.tables();
         assert_eq!(tables.peers.len(), 1);
-        for (index, indexed) in &tables.by_index {
+        for (index, indexed) in tables.indices.iter() {
             let cell = tables.peers.get(&indexed.cell.id);
             assert!(cell.is_some_and(|cell| Arc::ptr_eq(cell, &indexed.cell)), "{index} leads to a peer that is gone");
-            assert!(indexed.cell.lock().core.indices().any(|held| held == *index), "{index} leads to no session");
+            assert!(indexed.cell.lock().core.indices().any(|held| held == index), "{index} leads to no session");
         }
     });
 }
