@@ -10,7 +10,7 @@ use super::outbound::{self, Outbound, way_to};
 use super::shared::{Cell, CellState, PeerId, Shared};
 use super::sync::atomic::Ordering;
 use super::sync::{Mutex, MutexGuard, Waker};
-use super::watch::Underlay;
+use super::watch::{self, Changed, Underlay};
 use crate::udp::{Endpoint, Outgoing};
 use mesh_wireguard_core::LocalIdentity;
 use mesh_wireguard_core::cookie::{CookieChecker, CookieRandom, Load, MAX_QUEUED_HANDSHAKES, Verdict};
@@ -163,6 +163,8 @@ impl Control {
     /// Works until the engine stops.
     pub(crate) fn run(mut self) {
         let (mut knocks, mut attention) = (VecDeque::new(), Vec::new());
+        // Those that it was given before its changes were watched.
+        self.look_at_addresses();
         while !self.shared.is_stopping() {
             let waiting = self.shared.inbox.take(&mut knocks, &mut attention);
             let now = clock::now();
@@ -194,10 +196,17 @@ impl Control {
             warn!(%error, "the engine ends");
             self.shared.fail();
         }
-        if self.underlay.as_ref().is_some_and(Underlay::changed) {
-            let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
-            cells.iter().for_each(|cell| cell.source_lost.store(true, Ordering::Relaxed));
+        let Some(changed) = self.underlay.as_ref().and_then(Underlay::changed) else { return };
+        if changed == Changed::Addresses {
+            self.look_at_addresses();
         }
+        self.shared.cells().iter().for_each(|cell| cell.source_lost.store(true, Ordering::Relaxed));
+    }
+
+    /// Bars the interface's own addresses, of which no peer can have one.
+    fn look_at_addresses(&self) {
+        self.shared.barred.set_own(watch::addresses(self.shared.tun.name()));
+        self.shared.recheck_endpoints();
     }
 
     /// Whether handshakes must bring cookies, with so many waiting and so many taken now.

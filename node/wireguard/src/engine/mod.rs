@@ -193,13 +193,11 @@ impl Engine {
 
     /// Bars ranges to endpoints, in place of those before: the addresses that are reached through this engine's interface
     /// or any other tunnel of this host. At once, endpoints inside are given up and none is taken any more, whoever
-    /// authenticates from there or asks for it with a change. What authenticated from there is still delivered.
+    /// authenticates from there or asks for it with a change, and nothing is sent from such an address of this host. What
+    /// authenticated from there is still delivered. The interface's own addresses are always barred.
     pub fn bar(&self, ranges: Vec<AllowedIp>) {
-        self.shared.barred.set(ranges.into_iter().collect());
-        let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
-        for cell in cells {
-            cell.lock().endpoint.recheck(&cell.key, &self.shared.barred);
-        }
+        self.shared.barred.set_ranges(ranges);
+        self.shared.recheck_endpoints();
     }
 
     /// Lets a filter decide from now on which packets pass; without one all do.
@@ -241,8 +239,7 @@ impl Engine {
         let local = Arc::new(LocalIdentity::new(key));
         // A peer with our own key would be ourselves.
         self.shared.tables_mut().remove(&local.public_key());
-        let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
-        for cell in cells {
+        for cell in self.shared.cells() {
             let mut state = cell.lock();
             state.core.set_identity(&local);
             self.attend(&cell, &mut state);
@@ -267,7 +264,7 @@ impl Engine {
 
     /// Binds the new sockets first: if that fails, the old ones are as they were.
     fn bind(&self, settings: &Settings, port: u16) -> Result<(), EngineError> {
-        let group = Socket::bind_group(self.shared.wakers.len(), port, settings.fwmark);
+        let group = Socket::bind_group(self.shared.wakers.len(), port, settings.fwmark, &self.shared.barred);
         let group = group.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => EngineError::PortTaken { port },
             _ => EngineError::System { doing: format!("listen on UDP port {port}"), source: error },

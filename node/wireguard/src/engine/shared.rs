@@ -4,11 +4,12 @@
 //! other; sealing and opening happen outside of both. Only the control thread and configuration write the tables.
 
 use super::control::Inbox;
-use super::endpoints::{Barred, PeerEndpoint};
+use super::endpoints::PeerEndpoint;
 use super::hooks::Hooks;
 use super::indices::Indices;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
+use crate::barred::Barred;
 use crate::tun::Tun;
 use crate::udp::Socket;
 use mesh_types::{PresharedKey, PublicKey};
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) mtu: AtomicUsize,
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
-    pub(crate) barred: Barred,
+    pub(crate) barred: Arc<Barred>,
     /// Datagrams of ours that came out of our interface.
     pub(crate) looped: AtomicU64,
     /// One for each worker.
@@ -97,7 +98,7 @@ impl Shared {
             mtu: AtomicUsize::new(mtu.into()),
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
-            barred: Barred::default(),
+            barred: Arc::default(),
             looped: AtomicU64::new(0),
             wakers: (0..workers).map(|_| Waker::new()).collect::<Result<_, _>>()?,
             ended: Waker::new()?,
@@ -141,6 +142,16 @@ impl Shared {
         if let Ok(mtu) = self.tun.mtu() {
             self.mtu.store(mtu.into(), Ordering::Relaxed);
         }
+    }
+
+    /// All peers, as they are now.
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.tables().peers.values().cloned().collect()
+    }
+
+    /// Has endpoints that are barred now given up.
+    pub(crate) fn recheck_endpoints(&self) {
+        self.cells().iter().for_each(|cell| cell.lock().endpoint.recheck(&cell.key, &self.barred));
     }
 
     /// Counts a datagram of ours that came out of our interface on its way to a peer, and tells so, ever more seldom.

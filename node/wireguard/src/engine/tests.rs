@@ -157,7 +157,7 @@ fn a_deadline_that_the_machine_slept_through_is_told_by_the_next_packet() {
 fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
     explore(1, || {
         let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
-        shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+        shared.set_sockets(Socket::bind_group(1, 0, 0, &shared.barred).unwrap());
         let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
         let port = shared.socket(0).unwrap().port().unwrap();
         let network = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -218,7 +218,7 @@ fn both() -> (Near, Far) {
     };
     far.socket.set_nonblocking(true).unwrap();
     let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
-    shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+    shared.set_sockets(Socket::bind_group(1, 0, 0, &shared.barred).unwrap());
     add(&shared, &local, &far.local, far.endpoint());
     let identity = Arc::<Identity>::default();
     identity.set(Some(local.clone()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn socket() -> Socket {
-    Socket::bind_group(1, 0, 0).unwrap().remove(0)
+    Socket::bind_group(1, 0, 0, &Arc::default()).unwrap().remove(0)
 }
 
 fn to(socket: &Socket, ip: &str) -> Endpoint {
@@ -123,20 +123,20 @@ fn a_source_address_that_is_not_ours_is_given_up_and_told() {
 
 #[test]
 fn a_port_belongs_to_one_group_alone() {
-    let group = Socket::bind_group(3, 0, 0).unwrap();
+    let group = Socket::bind_group(3, 0, 0, &Arc::default()).unwrap();
     let port = group[0].port().unwrap();
     assert!(group.iter().all(|socket| socket.port().unwrap() == port));
     for count in [1, 3] {
-        let error = Socket::bind_group(count, port, 0).unwrap_err();
+        let error = Socket::bind_group(count, port, 0, &Arc::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{count}");
     }
     drop(group);
-    Socket::bind_group(3, port, 0).unwrap();
+    Socket::bind_group(3, port, 0, &Arc::default()).unwrap();
 }
 
 #[test]
 fn packets_of_one_sender_all_come_to_one_socket_of_a_group() {
-    let group = Socket::bind_group(4, 0, 0).unwrap();
+    let group = Socket::bind_group(4, 0, 0, &Arc::default()).unwrap();
     let a = socket();
     for n in 0..32u8 {
         a.send(&Outgoing { bytes: &[n], stride: 1, endpoint: to(&group[0], "127.0.0.1"), class: 0 }).unwrap();
