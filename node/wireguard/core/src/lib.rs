@@ -10,6 +10,7 @@ mod aead;
 pub mod allowed;
 pub mod carried;
 pub mod cookie;
+pub mod gate;
 pub mod identity;
 pub mod keys;
 pub mod message;

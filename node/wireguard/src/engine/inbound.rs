@@ -5,8 +5,8 @@
 //! thread; what does not authenticate is dropped in silence.
 
 use super::clock;
-use super::control::Knock;
 use super::hooks::Direction;
+use super::inbox::Knock;
 use super::indices::Indexed;
 use super::shared::{Shared, Tables};
 use crate::tun::{self, Queue};
@@ -108,7 +108,10 @@ impl Inbound {
                     continue;
                 }
                 None if shared.hooks.take_frame(packet, endpoint, &shared.barred) => {}
-                None => shared.inbox.knock(Knock::new(packet, endpoint)),
+                None => {
+                    let knock = Knock::judge(packet, endpoint, &shared.identity, tables, now);
+                    knock.into_iter().for_each(|knock| shared.inbox.knock(knock));
+                }
             }
             start = end;
         }

@@ -10,6 +10,7 @@ mod control;
 mod endpoints;
 mod hooks;
 mod inbound;
+mod inbox;
 mod indices;
 mod outbound;
 mod shared;
@@ -25,7 +26,7 @@ pub use hooks::{Direction, FRAME_MAGIC, Frame, PacketFilter};
 
 use crate::tun::{Tun, TunError};
 use crate::udp::{Endpoint, Outgoing, Socket};
-use control::{Control, Identity};
+use control::Control;
 use mesh_types::{AllowedIp, PrivateKey, PublicKey};
 use mesh_wireguard_core::{LocalIdentity, Peer};
 use shared::{Cell, Shared, Tables};
@@ -50,7 +51,6 @@ const SOCKETS_CLOSE: Duration = Duration::from_secs(1);
 /// A running engine.
 pub struct Engine {
     shared: Arc<Shared>,
-    identity: Arc<Identity>,
     settings: Mutex<Settings>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -102,18 +102,12 @@ impl Engine {
         let failed = |source: io::Error| EngineError::System { doing: format!("start {interface}"), source };
         let shared = Shared::new(tun, workers).map_err(|errno| failed(errno.into()))?;
         let shared = Arc::new(shared);
-        let identity = Arc::<Identity>::default();
-        let mut engine = Self {
-            shared: shared.clone(),
-            identity: identity.clone(),
-            settings: Mutex::default(),
-            threads: Vec::new(),
-        };
+        let mut engine = Self { shared: shared.clone(), settings: Mutex::default(), threads: Vec::new() };
         for (number, queue) in queues.into_iter().enumerate() {
             let worker = Worker::new(number, shared.clone(), queue);
             engine.spawn(format!("wg-{interface}-{number}"), || worker.run()).map_err(failed)?;
         }
-        let control = Control::new(shared, identity);
+        let control = Control::new(shared);
         engine.spawn(format!("wg-{interface}"), || control.run()).map_err(failed)?;
         Ok(engine)
     }
@@ -232,7 +226,7 @@ impl Engine {
         }
         let Some(key) = key else {
             settings.key = None;
-            self.identity.set(None);
+            self.shared.identity.set(None);
             self.close_sockets();
             return Ok(());
         };
@@ -245,7 +239,7 @@ impl Engine {
             self.attend(&cell, &mut state);
         }
         settings.key = Some((key.clone(), local.clone()));
-        self.identity.set(Some(local));
+        self.shared.identity.set(Some(local));
         if self.shared.socket(0).is_none() {
             self.bind(settings, settings.listen_port)?;
         }

@@ -3,9 +3,9 @@
 //! Workers take the tables' lock for reading once a batch, and a peer's lock once for all packets of it that follow each
 //! other; sealing and opening happen outside of both. Only the control thread and configuration write the tables.
 
-use super::control::Inbox;
 use super::endpoints::PeerEndpoint;
 use super::hooks::Hooks;
+use super::inbox::{Identity, Inbox};
 use super::indices::Indices;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     /// Counts the times that the sockets changed.
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicUsize,
+    pub(crate) identity: Identity,
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
     pub(crate) barred: Arc<Barred>,
@@ -96,6 +97,7 @@ impl Shared {
             sockets: RwLock::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicUsize::new(mtu.into()),
+            identity: Identity::default(),
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
             barred: Arc::default(),

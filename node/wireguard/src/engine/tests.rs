@@ -5,8 +5,10 @@
 //! A run that fails prints its schedule; `shuttle::replay(scenario, "…")` in place of [`explore`] runs it again.
 
 use super::clock;
-use super::control::{Control, Identity, Inbox, KNOCKS_AT_ONCE, Knock};
+use super::control::Control;
 use super::inbound::Inbound;
+use super::inbox::{Identity, Inbox, KNOCKS_AT_ONCE, Knock};
+use super::indices::Indexed;
 use super::outbound::Outbound;
 use super::shared::{Cell, Shared, Tables};
 use super::sync::atomic::Ordering;
@@ -47,16 +49,19 @@ fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
     const EACH: usize = KNOCKS_AT_ONCE / 2 + 5;
     explore(300, || {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let cookie = [&[3, 0, 0, 0][..], &[0; 60]].concat();
+        let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
+        let mut tables = Tables::default();
+        await_answer(&mut tables, &local);
         let endpoint = Endpoint { remote: SocketAddr::from(([192, 0, 2, 1], 1)), source: None };
+        let cookie = Knock::judge(&COOKIE, endpoint, &Identity::default(), &tables, clock::now()).unwrap();
         let senders: Vec<_> = (0..2)
             .map(|n| {
-                let (inbox, cookie) = (inbox.clone(), cookie.clone());
+                let inbox = inbox.clone();
                 thread::spawn(move || {
                     // First, since it wakes whatever waits already.
                     inbox.attend(n);
                     for _ in 0..EACH {
-                        inbox.knock(Knock::new(&cookie, endpoint));
+                        inbox.knock(cookie);
                     }
                 })
             })
@@ -65,7 +70,7 @@ fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
         while taken < 2 * EACH || attention.len() < 2 {
             let waiting = inbox.take(&mut knocks, &mut attention);
             taken += knocks.drain(..).count();
-            if waiting <= KNOCKS_AT_ONCE && (taken < 2 * EACH || attention.len() < 2) {
+            if !waiting.more && (taken < 2 * EACH || attention.len() < 2) {
                 inbox.waker.wait(None, PollTimeout::NONE).unwrap();
             }
         }
@@ -164,10 +169,11 @@ fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
         let remote = network.local_addr().unwrap();
         let cell = add(&shared, &local, &far_identity(), Endpoint { remote, source: None });
         let (queue, mut host) = Queue::piped();
+        await_answer(&mut shared.tables_mut(), &local);
         let mut worker = Worker::new(0, shared.clone(), queue);
         for number in 0..100 {
             host.write_all(&raw(number)).unwrap();
-            network.send_to(&[&[3, 0, 0, 0][..], &[0; 60]].concat(), ("127.0.0.1", port)).unwrap();
+            network.send_to(&COOKIE, ("127.0.0.1", port)).unwrap();
         }
         // Packets of the host wait for a session, and messages for the control thread, which there is none of.
         let (mut knocks, mut attention, mut rounds) = (VecDeque::new(), Vec::new(), 0);
@@ -177,13 +183,28 @@ fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
             let waiting = cell.lock().staged.len();
             assert!(waiting > from_host || from_host == 100, "round {rounds} takes nothing of the host's");
             from_host = waiting;
-            let taken = shared.inbox.take(&mut knocks, &mut attention);
+            shared.inbox.take(&mut knocks, &mut attention);
+            let taken = knocks.drain(..).count();
             assert!(taken > 0 || from_network == 100, "round {rounds} takes nothing of the network's");
             from_network += taken;
             rounds += 1;
         }
         assert!(rounds > 1, "both had more than a round takes");
     });
+}
+
+/// A cookie reply to the handshake with index 0.
+const COOKIE: [u8; 64] = {
+    let mut message = [0; 64];
+    message[0] = 3;
+    message
+};
+
+/// Has a handshake with index 0 wait for its answer.
+fn await_answer(tables: &mut Tables, local: &Arc<LocalIdentity>) {
+    let key = LocalIdentity::new(&PrivateKey::from_bytes([3; 32])).public_key();
+    let cell = tables.insert(Peer::new(local, key, None, None), key);
+    tables.indices.insert(0, Indexed { cell, keys: None });
 }
 
 /// An engine without an interface: its control thread, and a worker's way in.
@@ -220,13 +241,12 @@ fn both() -> (Near, Far) {
     let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
     shared.set_sockets(Socket::bind_group(1, 0, 0, &shared.barred).unwrap());
     add(&shared, &local, &far.local, far.endpoint());
-    let identity = Arc::<Identity>::default();
-    identity.set(Some(local.clone()));
+    shared.identity.set(Some(local.clone()));
     let port = shared.socket(0).unwrap().port().unwrap();
     far.socket.connect(("127.0.0.1", port)).unwrap();
     let control = thread::spawn({
         let shared = shared.clone();
-        move || Control::new(shared, identity).run()
+        move || Control::new(shared).run()
     });
     let worker = thread::spawn({
         let shared = shared.clone();
