@@ -10,6 +10,8 @@ mod send;
 mod source;
 
 pub(crate) use receive::Receiver;
+use source::Probes;
+
 pub(crate) use send::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, MAX_TRAINS, Outgoing};
 
 use crate::barred::Barred;
@@ -36,6 +38,7 @@ pub(crate) struct Socket {
     gso: AtomicBool,
     /// From where nothing is sent.
     barred: Arc<Barred>,
+    probes: Probes,
 }
 
 /// What the socket speaks.
@@ -93,7 +96,7 @@ impl Socket {
         let fd = socket::socket(domain, SockType::Datagram, flags, None)?;
         // Linux has it since 4.18; others may know the name and not the thing.
         let gso = AtomicBool::new(has_option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT));
-        let socket = Self { fd, family, gso, barred: barred.clone() };
+        let socket = Self { fd, family, gso, barred: barred.clone(), probes: Probes::open() };
         socket.set_options(shared)?;
         socket.set_mark(mark)?;
         match family {
@@ -136,10 +139,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Marks outgoing packets from now on; taking a mark off needs no right, setting one does.
+    /// Marks outgoing packets from now on.
     pub(crate) fn set_mark(&self, mark: u32) -> Result<(), Errno> {
-        let unmarked = socket::getsockopt(&self.fd, sockopt::Mark)? == mark;
-        if unmarked { Ok(()) } else { setsockopt(&self.fd, sockopt::Mark, &mark) }
+        set_mark(&self.fd, mark)?;
+        self.probes.set_mark(mark)
     }
 
     /// The port.
@@ -172,6 +175,12 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Taking a mark off needs no right, setting one does.
+fn set_mark(fd: &OwnedFd, mark: u32) -> Result<(), Errno> {
+    let has_it = socket::getsockopt(fd, sockopt::Mark)? == mark;
+    if has_it { Ok(()) } else { setsockopt(fd, sockopt::Mark, &mark) }
 }
 
 fn has_option(fd: &OwnedFd, level: c_int, name: c_int) -> bool {

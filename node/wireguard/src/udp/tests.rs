@@ -1,6 +1,7 @@
 //! Real sockets on the loopback interface.
 
 use super::*;
+use mesh_types::AllowedIp;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a busy machine.
@@ -119,6 +120,29 @@ fn a_source_address_that_is_not_ours_is_given_up_and_told() {
     let endpoint = Endpoint { source, ..to(&b, "127.0.0.1") };
     assert!(a.send(&Outgoing { bytes: &[1; 9], stride: 9, endpoint, class: 0 }).unwrap());
     assert_eq!(receive(&b, 1)[0].0, [1; 9]);
+}
+
+#[test]
+fn nothing_leaves_from_a_barred_address() {
+    let barred = Arc::<Barred>::default();
+    let (a, b) = (Socket::bind_group(1, 0, 0, &barred).unwrap().remove(0), socket());
+    for (ip, mapped) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::ffff:127.0.0.1")] {
+        let train = Outgoing { bytes: &[1; 9], stride: 9, endpoint: to(&b, ip), class: 0 };
+        // To the loopback interface's address the host sends from the same.
+        barred.set_ranges(vec![AllowedIp::host(mapped.parse().unwrap())]);
+        let source = Some("192.0.2.77".parse().unwrap()).filter(|_| ip == "127.0.0.1");
+        for endpoint in [train.endpoint, Endpoint { source, ..train.endpoint }] {
+            let train = Outgoing { endpoint, ..train };
+            assert_eq!(a.send(&train).unwrap_err().raw_os_error(), Some(libc::EADDRNOTAVAIL), "{endpoint:?}");
+            let mut told = 0;
+            a.send_all(&[train, train], |_, result| told += usize::from(result.is_err()));
+            assert_eq!(told, 2, "{endpoint:?}");
+        }
+        barred.set_ranges(vec!["10.77.0.0/16".parse().unwrap()]);
+        a.send_all(&[train, train], |_, result| assert!(!result.unwrap()));
+        let sources: Vec<IpAddr> = receive(&b, 2).iter().map(|(_, endpoint, _)| endpoint.remote.ip()).collect();
+        assert_eq!(sources, [ip.parse::<IpAddr>().unwrap(); 2], "and nothing before");
+    }
 }
 
 #[test]
