@@ -14,6 +14,7 @@ pub mod gate;
 pub mod identity;
 pub mod keys;
 pub mod message;
+pub mod newest;
 mod noise;
 pub mod offload;
 pub mod peer;

@@ -4,6 +4,8 @@
 //! interface away. Packets never wait for configuration longer than a table is locked. Nothing here decides who is a
 //! peer.
 
+#[cfg(test)]
+mod attack_tests;
 mod clock;
 mod config;
 mod control;
@@ -29,7 +31,7 @@ use crate::udp::{Endpoint, Outgoing, Socket};
 use control::Control;
 use mesh_types::{AllowedIp, PrivateKey, PublicKey};
 use mesh_wireguard_core::{LocalIdentity, Peer};
-use shared::{Cell, Shared, Tables};
+use shared::{Cell, Shared};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -153,7 +155,7 @@ impl Engine {
                 Change::PrivateKey(key) => self.set_key(&mut settings, key.as_ref())?,
                 Change::ListenPort(port) => self.set_port(&mut settings, *port)?,
                 Change::FwMark(mark) => self.set_mark(&mut settings, *mark)?,
-                Change::RemoveAllPeers => *self.shared.tables_mut() = Tables::default(),
+                Change::RemoveAllPeers => self.shared.tables_mut().clear(),
                 Change::Peer(change) => self.change_peer(&settings, change),
             }
         }
@@ -232,7 +234,10 @@ impl Engine {
         };
         let local = Arc::new(LocalIdentity::new(key));
         // A peer with our own key would be ourselves.
-        self.shared.tables_mut().remove(&local.public_key());
+        let mut tables = self.shared.tables_mut();
+        tables.remove(&local.public_key());
+        tables.forget_initiations();
+        drop(tables);
         for cell in self.shared.cells() {
             let mut state = cell.lock();
             state.core.set_identity(&local);

@@ -76,7 +76,8 @@ impl Outbound {
             if let Some(message) = udp_payload(packet).and_then(Named::parse)
                 && tables.indices.is_own(message)
             {
-                return shared.note_looped(destination);
+                let datagrams = split(&header, packet).map_or(1, |segments| segments.count());
+                return shared.note_looped(destination, datagrams as u64);
             }
             cell.clone()
         };

@@ -14,6 +14,7 @@ use crate::tun::Tun;
 use crate::udp::Socket;
 use mesh_types::{PresharedKey, PublicKey};
 use mesh_wireguard_core::allowed::AllowedIps;
+use mesh_wireguard_core::newest::NewestInitiations;
 use mesh_wireguard_core::peer::Peer;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -60,6 +61,7 @@ pub(crate) struct Tables {
     pub(crate) peers: HashMap<PeerId, Arc<Cell>>,
     pub(crate) by_key: HashMap<PublicKey, PeerId>,
     pub(crate) indices: Indices,
+    newest: NewestInitiations,
     next: PeerId,
 }
 
@@ -156,12 +158,13 @@ impl Shared {
         self.cells().iter().for_each(|cell| cell.lock().endpoint.recheck(&cell.key, &self.barred));
     }
 
-    /// Counts a datagram of ours that came out of our interface on its way to a peer, and tells so, ever more seldom.
-    pub(crate) fn note_looped(&self, destination: IpAddr) {
-        let count = self.looped.fetch_add(1, Ordering::Relaxed) + 1;
-        if count.is_power_of_two() {
+    /// Counts datagrams of ours that came out of our interface on their way to a peer, and tells so, ever more seldom.
+    pub(crate) fn note_looped(&self, destination: IpAddr, datagrams: u64) {
+        let before = self.looped.fetch_add(datagrams, Ordering::Relaxed);
+        let count = before + datagrams;
+        if before.leading_zeros() != count.leading_zeros() {
             let interface = self.tun.name();
-            warn!(interface, %destination, count, "a datagram of this tunnel was routed into it and dropped");
+            warn!(interface, %destination, count, "datagrams of this tunnel were routed into it and dropped");
         }
     }
 
@@ -186,7 +189,8 @@ impl Shared {
 
 impl Tables {
     /// Adds a peer, whose key is not there yet.
-    pub(crate) fn insert(&mut self, core: Peer, key: PublicKey) -> Arc<Cell> {
+    pub(crate) fn insert(&mut self, mut core: Peer, key: PublicKey) -> Arc<Cell> {
+        core.set_newest_initiation(self.newest.take(&key));
         while self.peers.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }
@@ -206,9 +210,22 @@ impl Tables {
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         let Some(cell) = self.by_key.remove(key).and_then(|id| self.peers.remove(&id)) else { return };
         self.allowed.remove_all(cell.id);
-        for index in cell.lock().core.indices() {
+        let state = cell.lock();
+        self.newest.keep(*key, state.core.newest_initiation());
+        for index in state.core.indices() {
             self.indices.remove(index);
         }
+    }
+
+    /// Takes all peers out.
+    pub(crate) fn clear(&mut self) {
+        let keys: Vec<PublicKey> = self.by_key.keys().copied().collect();
+        keys.iter().for_each(|key| self.remove(key));
+    }
+
+    /// Forgets what was kept of peers that are gone: with another private key nothing recorded is good any more.
+    pub(crate) fn forget_initiations(&mut self) {
+        self.newest = NewestInitiations::default();
     }
 
     pub(crate) fn peer(&self, key: &PublicKey) -> Option<&Arc<Cell>> {

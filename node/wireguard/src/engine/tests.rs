@@ -35,7 +35,7 @@ use std::time::Duration;
 const FAR: [u8; 4] = [10, 0, 0, 2];
 
 /// Tries a scenario in orders that are random, and in orders with few but unlikely changes of thread.
-fn explore(times: usize, scenario: fn()) {
+pub(super) fn explore(times: usize, scenario: fn()) {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     // Far more than any needs that ends.
@@ -114,7 +114,7 @@ fn no_index_leads_to_a_peer_that_was_taken_away() {
             thread::spawn(move || {
                 shared.tables_mut().remove(&key);
                 let cell = add(&shared, &near_key, &far_identity(), endpoint);
-                *shared.tables_mut() = Tables::default();
+                shared.tables_mut().clear();
                 drop(cell);
                 add(&shared, &near_key, &far_identity(), endpoint);
             })
@@ -208,17 +208,19 @@ fn await_answer(tables: &mut Tables, local: &Arc<LocalIdentity>) {
 }
 
 /// An engine without an interface: its control thread, and a worker's way in.
-struct Near {
-    shared: Arc<Shared>,
+pub(super) struct Near {
+    pub(super) shared: Arc<Shared>,
     local: Arc<LocalIdentity>,
     threads: [thread::JoinHandle<()>; 2],
 }
 
 /// The peer: an engine of its own in one turn.
-struct Far {
-    peer: Peer,
+pub(super) struct Far {
+    pub(super) peer: Peer,
     local: Arc<LocalIdentity>,
-    socket: UdpSocket,
+    pub(super) socket: UdpSocket,
+    /// What came, as it came.
+    pub(super) heard: Vec<Vec<u8>>,
     sessions: BTreeMap<u32, Arc<KeyPair>>,
     arrived: BTreeSet<u8>,
     /// Sessions and counters that were used.
@@ -226,12 +228,13 @@ struct Far {
     fresh: u32,
 }
 
-fn both() -> (Near, Far) {
+pub(super) fn both() -> (Near, Far) {
     let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
     let far = Far {
         peer: Peer::new(&far_identity(), local.public_key(), None, None),
         local: far_identity(),
         socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        heard: Vec::new(),
         sessions: BTreeMap::new(),
         arrived: BTreeSet::new(),
         seen: BTreeSet::new(),
@@ -265,7 +268,7 @@ fn take_in(shared: &Shared) {
     }
 }
 
-fn far_identity() -> Arc<LocalIdentity> {
+pub(super) fn far_identity() -> Arc<LocalIdentity> {
     Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([2; 32])))
 }
 
@@ -282,7 +285,7 @@ fn add(shared: &Shared, local: &Arc<LocalIdentity>, far: &LocalIdentity, endpoin
 
 impl Near {
     /// Has the host send packets with these numbers, as a worker does.
-    fn sends(&self, numbers: std::ops::Range<u8>) -> thread::JoinHandle<()> {
+    pub(super) fn sends(&self, numbers: std::ops::Range<u8>) -> thread::JoinHandle<()> {
         let shared = self.shared.clone();
         thread::spawn(move || {
             let (mut outbound, socket) = (Outbound::new(), shared.socket(0));
@@ -293,7 +296,7 @@ impl Near {
         })
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.wake_all();
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -315,7 +318,7 @@ impl Far {
     }
 
     /// Answers until so many packets have come.
-    fn hears(&mut self, count: usize) -> BTreeSet<u8> {
+    pub(super) fn hears(&mut self, count: usize) -> BTreeSet<u8> {
         while self.arrived.len() < count {
             if !self.turn() {
                 thread::yield_now();
@@ -324,17 +327,18 @@ impl Far {
         self.arrived.clone()
     }
 
-    fn initiates(&mut self) {
+    pub(super) fn initiates(&mut self) {
         let (fresh, now) = (self.fresh(), clock::now());
         let message = self.peer.initiate(fresh, Tai64n::from_unix(Duration::from_secs(1_700_000_000)), now).unwrap();
         self.socket.send(&message).unwrap();
     }
 
     /// Takes one datagram, if there is one.
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         let mut buffer = [0; 2_048];
         let Ok(length) = self.socket.recv(&mut buffer) else { return false };
         let (datagram, now) = (&mut buffer[..length], clock::now());
+        self.heard.push(datagram.to_vec());
         match classify(datagram) {
             Some(MessageKind::Initiation) => {
                 let opened = self.local.open_initiation(&Initiation::parse(datagram).unwrap()).unwrap();
