@@ -259,9 +259,11 @@ impl Control {
 
     fn send_to(&self, endpoint: Endpoint, message: &[u8]) {
         let Some(socket) = self.shared.socket(0) else { return };
-        if self.shared.barred.contains(endpoint.remote.ip()) {
+        let Endpoint { remote, source } = endpoint;
+        if self.shared.barred.contains(remote.ip()) {
             return;
         }
+        let endpoint = Endpoint { remote, source: source.filter(|source| !self.shared.barred.contains(*source)) };
         if let Err(error) = socket.send(&whole(endpoint, message)) {
             trace!(endpoint = %endpoint.remote, %error, "not sent");
         }

@@ -38,9 +38,9 @@ impl Probes {
     fn choose(&self, remote: SocketAddr) -> Result<IpAddr, Errno> {
         let probes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let probe = probes[usize::from(remote.is_ipv6())].as_ref().ok_or(Errno::EAFNOSUPPORT)?;
-        disconnect(probe)?;
         socket::connect(probe.as_raw_fd(), &SockaddrStorage::from(remote))?;
         let bound: SockaddrStorage = socket::getsockname(probe.as_raw_fd())?;
+        disconnect(probe)?;
         let v4 = bound.as_sockaddr_in().map(|bound| bound.ip().into());
         v4.or_else(|| bound.as_sockaddr_in6().map(|bound| bound.ip().to_canonical())).ok_or(Errno::EAFNOSUPPORT)
     }
@@ -62,7 +62,7 @@ impl Socket {
     }
 }
 
-/// Takes the choice back that the socket was bound by.
+/// Takes the choice back, and gives back the port that came with it.
 fn disconnect(probe: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: plain data, for which all zeroes are a value.
     let mut nowhere: libc::sockaddr = unsafe { zeroed() };
