@@ -154,20 +154,21 @@ impl Batch {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
     fn apply_rest(&self, key: &[u32; 8], mut cursor: Cursor, bytes: &mut [u8], messages: u32) {
+        // One place for all key stream, wiped once.
+        let mut streams = [[_mm512_setzero_si512(); BLOCKS]; 2];
         while cursor.message < self.count {
             let one = self.row(&mut cursor);
             if cursor.message == self.count {
-                let mut last = key_stream(key, &one.inputs);
-                one.apply(&last, bytes, messages);
-                last.zeroize();
-                return;
+                streams[0] = key_stream(key, &one.inputs);
+                one.apply(&streams[0], bytes, messages);
+                break;
             }
             let two = self.row(&mut cursor);
-            let mut both = key_streams(key, [&one.inputs, &two.inputs]);
-            one.apply(&both[0], bytes, messages);
-            two.apply(&both[1], bytes, messages);
-            both.zeroize();
+            streams = key_streams(key, [&one.inputs, &two.inputs]);
+            one.apply(&streams[0], bytes, messages);
+            two.apply(&streams[1], bytes, messages);
         }
+        streams.zeroize();
     }
 
     /// Gives the lanes from `lane` on to the blocks of texts from `cursor` on.
