@@ -29,7 +29,7 @@ pub(super) const IPV4: Attack = Attack {
     run: |stage| Box::pin(run(stage, false)),
 };
 
-pub(super) const SOURCES: u8 = 8;
+const SOURCES: u8 = 8;
 const OF_EACH: usize = 128;
 /// Handshakes at once: an attacker's own processor is not what is tried here.
 const HANDSHAKES: usize = 12;

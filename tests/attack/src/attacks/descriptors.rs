@@ -12,21 +12,23 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub(super) const SOFT: Attack = Attack {
     name: "descriptors",
-    about: "2,048 connections, half of them without a handshake, where the soft limit of descriptors is 1,024",
+    about: "3,072 connections, most of them without a handshake, where the soft limit of descriptors is 1,024",
     waits: false,
     run: |stage| Box::pin(run(stage, None)),
 };
 
 pub(super) const HARD: Attack = Attack {
     name: "few-descriptors",
-    about: "2,048 connections, half of them without a handshake, where no more than 1,024 descriptors are to be had",
+    about: "3,072 connections, most of them without a handshake, where no more than 1,024 descriptors are to be had",
     waits: false,
     run: |stage| Box::pin(run(stage, Some(LIMIT))),
 };
 
 const LIMIT: u32 = 1_024;
+const SILENT_SOURCES: u8 = 16;
 const SILENT_OF_EACH: usize = 128;
-const PAUSE: Duration = Duration::from_millis(500);
+/// Before a connection is opened again.
+const ANEW: Duration = Duration::from_millis(20);
 
 async fn run(stage: Stage, hard: Option<u32>) -> Result<Seen> {
     let scene = stage.coordinator_with(Some(Descriptors { soft: LIMIT, hard })).await?;
@@ -35,13 +37,13 @@ async fn run(stage: Stage, hard: Option<u32>) -> Result<Seen> {
     scene
         .judge(async move {
             let mut silent = JoinSet::new();
-            for number in (0..crowd::SOURCES).cycle().take(usize::from(crowd::SOURCES) * SILENT_OF_EACH) {
+            for number in (0..SILENT_SOURCES).cycle().take(usize::from(SILENT_SOURCES) * SILENT_OF_EACH) {
                 silent.spawn(timeout_at(until, async move {
                     loop {
                         if let Ok(mut stream) = tcp(address, source(101 + number)).await {
                             while stream.read(&mut [0; 1_024]).await.is_ok_and(|length| length > 0) {}
                         }
-                        sleep(PAUSE).await;
+                        sleep(ANEW).await;
                     }
                 }));
             }
