@@ -1,8 +1,8 @@
-//! Daemons of the product as real processes, each in a cage of its own.
+//! Daemons of the product as real processes, each in a control group of its own.
 //!
 //! They are killed when they are dropped.
 
-use crate::cage::Cage;
+use crate::cgroup::Cgroup;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use mesh_proto::v1::admin_client::AdminClient;
@@ -34,10 +34,10 @@ pub(crate) struct Descriptors {
 
 /// A process, with what it may use.
 pub(crate) struct Daemon {
-    // Ends before its cage, and that before its directory.
+    // Ends before its control group, and that before its directory.
     child: Child,
     pid: u32,
-    cage: Option<Cage>,
+    cgroup: Option<Cgroup>,
     socket: PathBuf,
     directory: tempfile::TempDir,
 }
@@ -56,11 +56,11 @@ impl Daemon {
         directory: tempfile::TempDir,
         arguments: &[&str],
     ) -> Result<Self> {
-        let cage = cage(directory.path());
+        let cgroup = cgroup(directory.path());
         let (log, socket) = (File::create(directory.path().join("log"))?, directory.path().join("socket"));
         let mut script = String::new();
-        if let Some(cage) = &cage {
-            script += &format!("echo $$ >{} && ", cage.door().display());
+        if let Some(cgroup) = &cgroup {
+            script += &format!("echo $$ >{} && ", cgroup.procs().display());
         }
         if let Some(Descriptors { soft, hard }) = descriptors {
             let hard = hard.map_or_else(String::new, |hard| format!(" && ulimit -Hn {hard}"));
@@ -82,7 +82,7 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let pid = child.id().context("it has ended at once")?;
-        Ok(Self { child, pid, cage, socket, directory })
+        Ok(Self { child, pid, cgroup, socket, directory })
     }
 
     /// A daemon without a mesh, which waits to be told to join one.
@@ -106,11 +106,11 @@ impl Daemon {
         loop {
             match local::connect(&self.socket).await {
                 Ok(channel) => return Ok(channel),
-                Err(error) if Instant::now() > deadline => bail!("{error}: {}", self.last_word()),
+                Err(error) if Instant::now() > deadline => bail!("{error}: {}", self.last_log_line()),
                 Err(_) => sleep(Duration::from_millis(20)).await,
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("it has ended ({status}): {}", self.last_word());
+                bail!("it has ended ({status}): {}", self.last_log_line());
             }
         }
     }
@@ -135,28 +135,28 @@ impl Daemon {
         std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5")
     }
 
-    pub(crate) fn cage(&self) -> Option<&Cage> {
-        self.cage.as_ref()
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
-    /// Ends it, and waits until it has: only then is its cage empty.
+    /// Ends it, and waits until it has: only then is its control group empty.
     pub(crate) async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
     }
 
     /// The last line of its log.
-    pub(crate) fn last_word(&self) -> String {
+    pub(crate) fn last_log_line(&self) -> String {
         let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         log.lines().last().unwrap_or("it said nothing").to_owned()
     }
 }
 
-/// A cage, or once a line that says why there is none.
-fn cage(directory: &Path) -> Option<Cage> {
+/// A control group, or once a line that says why there is none.
+fn cgroup(directory: &Path) -> Option<Cgroup> {
     static TOLD: OnceLock<()> = OnceLock::new();
     // The directory's name is that of nobody else, also of none whose end was sudden.
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    Cage::new(name.trim_start_matches('.'))
+    Cgroup::new(name.trim_start_matches('.'))
         .map_err(|error| {
             TOLD.get_or_init(|| println!("memory is measured but not bounded: no control group ({error})"))
         })

@@ -6,7 +6,7 @@
 //! keep to that.
 
 mod attacks;
-mod cage;
+mod cgroup;
 mod daemon;
 mod frames;
 mod members;

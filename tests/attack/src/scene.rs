@@ -1,6 +1,6 @@
-//! What an attack is tried on: a daemon in its cage, and those who use it meanwhile. Judges what came of it.
+//! What an attack is tried on: a daemon in its control group, and those who use it meanwhile. Judges what came of it.
 
-use crate::cage::LIMIT;
+use crate::cgroup::LIMIT;
 use crate::daemon::{Coordinator, Daemon, Descriptors, Resident};
 use crate::members::{LATEST, Members, Tally};
 use anyhow::{Context as _, Result};
@@ -124,13 +124,13 @@ impl<T: Target> Scene<T> {
             }
         };
         let grown = peak.most.saturating_sub(before.now);
-        let killed = daemon.cage().is_some_and(|cage| cage.kills() > 0);
+        let killed = daemon.cgroup().is_some_and(|cgroup| cgroup.kills() > 0);
         let (used, mut faults) = self.users.stop().await;
         if let Some(status) = ended {
             let why = if killed {
                 format!("out of memory at {} MiB", LIMIT >> 20)
             } else {
-                format!("{status}: {}", daemon.last_word())
+                format!("{status}: {}", daemon.last_log_line())
             };
             faults = vec![format!("the daemon was ended: {why}")];
         }
@@ -138,8 +138,8 @@ impl<T: Target> Scene<T> {
             faults.push(format!("memory grew by {} MiB, {} are allowed", grown >> 20, MOST_MEMORY >> 20));
         }
         let held = daemon
-            .cage()
-            .and_then(|cage| cage.peak())
+            .cgroup()
+            .and_then(|cgroup| cgroup.peak())
             .map_or_else(String::new, |peak| format!(", {} MiB of {} in all", peak >> 20, LIMIT >> 20));
         daemon.kill().await?;
         seen.saw += &format!("; memory +{:.1} MiB{held}; {used}", grown as f64 / f64::from(1 << 20));

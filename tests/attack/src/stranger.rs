@@ -27,8 +27,8 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-pub(crate) type Reads = ReadHalf<Box<dyn Stream>>;
-pub(crate) type Writes = WriteHalf<Box<dyn Stream>>;
+type Reads = ReadHalf<Box<dyn Stream>>;
+type Writes = WriteHalf<Box<dyn Stream>>;
 
 /// Connects from one address of this host to another.
 pub(crate) async fn tcp(to: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
@@ -119,7 +119,7 @@ pub(crate) async fn send(writes: &mut Writes, frames: &Frames) -> io::Result<()>
 }
 
 /// An HTTP/2 connection whose other side is listened to, and told that we are there when it asks.
-pub(crate) struct Conversation {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     reader: AbortHandle,
 }
@@ -218,7 +218,7 @@ impl Heard {
     }
 }
 
-impl Conversation {
+impl Connection {
     pub(crate) async fn open(stream: Box<dyn Stream>, settings: &[(u16, u32)]) -> io::Result<Self> {
         let (reads, writes) = open(stream, settings).await?;
         let shared = Arc::new(Shared { writes: writes.into(), heard: Mutex::default(), changed: Notify::new() });
@@ -272,7 +272,7 @@ impl Conversation {
     }
 }
 
-impl Drop for Conversation {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.reader.abort();
     }

@@ -4,7 +4,7 @@
 use super::{Attack, source};
 use crate::frames::Heads;
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -37,8 +37,8 @@ async fn run(stage: Stage) -> Result<Seen> {
             let mut callers = JoinSet::new();
             for _ in 0..CONNECTIONS {
                 callers.spawn(async move {
-                    let conversation = Conversation::open(tls(address, source(1)).await?, &[]).await?;
-                    call(conversation).await
+                    let connection = Connection::open(tls(address, source(1)).await?, &[]).await?;
+                    call(connection).await
                 });
             }
             let (mut open, mut refused) = (0, 0);
@@ -56,20 +56,20 @@ async fn run(stage: Stage) -> Result<Seen> {
 }
 
 /// Calls on one connection; gives how many stay open.
-async fn call(conversation: Conversation) -> io::Result<usize> {
+async fn call(connection: Connection) -> io::Result<usize> {
     let mut heads = Heads::of("/mesh.v1.Membership/Join");
     let streams: Vec<u32> = (0..STREAMS).map(|number| 1 + 2 * number).collect();
     for stream in &streams {
-        conversation.begin(*stream, &heads.next(), BODY).await?;
+        connection.begin(*stream, &heads.next(), BODY).await?;
     }
     for _ in 0..ROUNDS {
         for stream in &streams {
-            conversation.send_body(*stream, STEP).await?;
+            connection.send_body(*stream, STEP).await?;
         }
         sleep(PAUSE).await;
     }
-    if conversation.is_over() {
+    if connection.is_over() {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
-    Ok(streams.len().saturating_sub(conversation.heard().ended_streams))
+    Ok(streams.len().saturating_sub(connection.heard().ended_streams))
 }

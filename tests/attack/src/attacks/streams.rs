@@ -3,7 +3,7 @@
 use super::{Attack, source};
 use crate::frames::{Frames, Heads, Then};
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, Stream, tls};
+use crate::stranger::{Connection, Stream, tls};
 use anyhow::Result;
 use std::io;
 use std::time::Duration;
@@ -45,10 +45,10 @@ where
     let flooding = async {
         while sent < count && connections < CONNECTIONS {
             connections += 1;
-            let conversation = Conversation::open(dial().await?, &[]).await?;
-            while sent < count && send_heads(&conversation, path, &mut sent, count).await.is_ok() {}
+            let connection = Connection::open(dial().await?, &[]).await?;
+            while sent < count && send_heads(&connection, path, &mut sent, count).await.is_ok() {}
             sleep(HOLD).await;
-            let heard = conversation.heard();
+            let heard = connection.heard();
             ended += heard.ended_streams;
             goaway = goaway.or(heard.goaway);
         }
@@ -61,11 +61,11 @@ where
 }
 
 /// Sends until the connection is ended, or all are sent.
-async fn send_heads(conversation: &Conversation, path: &'static str, sent: &mut u32, count: u32) -> io::Result<()> {
+async fn send_heads(connection: &Connection, path: &'static str, sent: &mut u32, count: u32) -> io::Result<()> {
     let mut heads = Heads::of(path);
     let mut stream = 1;
     while *sent < count {
-        if conversation.is_over() {
+        if connection.is_over() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let mut frames = Frames::default();
@@ -73,7 +73,7 @@ async fn send_heads(conversation: &Conversation, path: &'static str, sent: &mut 
             frames = frames.request(stream, &heads.next(), Then::More);
             stream += 2;
         }
-        conversation.send(&frames).await?;
+        connection.send(&frames).await?;
         *sent += BATCH;
     }
     Ok(())

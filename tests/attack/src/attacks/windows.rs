@@ -3,7 +3,7 @@
 use super::{Attack, STAY, ends, source};
 use crate::frames::{Frames, Heads, Then, message_head, setting};
 use crate::scene::{Seen, Stage};
-use crate::stranger::{Conversation, tls};
+use crate::stranger::{Connection, tls};
 use anyhow::Result;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -35,27 +35,27 @@ async fn run(stage: Stage, step: u32) -> Result<Seen> {
             let (mut connections, begun) = (JoinSet::new(), Instant::now());
             for number in 0..CONNECTIONS {
                 let stream = tls(address, source(1 + number)).await?;
-                let conversation = Conversation::open(stream, &[(setting::INITIAL_WINDOW_SIZE, step)]).await?;
-                connections.spawn(call(conversation, step));
+                let connection = Connection::open(stream, &[(setting::INITIAL_WINDOW_SIZE, step)]).await?;
+                connections.spawn(call(connection, step));
             }
             Ok(ends(connections, begun, STAY).await)
         })
         .await
 }
 
-async fn call(conversation: Conversation, step: u32) {
+async fn call(connection: Connection, step: u32) {
     let streams: Vec<u32> = (0..CALLS).map(|number| 1 + 2 * number).collect();
     let mut heads = Heads::of("/mesh.v1.Membership/Challenge");
     let calls = streams.iter().fold(Frames::default(), |frames, stream| {
         frames.request(*stream, &heads.next(), Then::More).data(*stream, &message_head(0), Then::End)
     });
-    let mut sent = conversation.send(&calls).await;
-    while step > 0 && sent.is_ok() && !conversation.is_over() {
+    let mut sent = connection.send(&calls).await;
+    while step > 0 && sent.is_ok() && !connection.is_over() {
         sleep(PAUSE).await;
         let room = streams.iter().fold(Frames::default(), |frames, stream| frames.window_update(*stream, step));
-        sent = conversation.send(&room).await;
+        sent = connection.send(&room).await;
     }
     if sent.is_ok() {
-        conversation.ended().await;
+        connection.ended().await;
     }
 }

@@ -14,7 +14,7 @@ const UNIFIED: &str = "/sys/fs/cgroup";
 const MEMORY: &str = "/sys/fs/cgroup/memory";
 
 /// One control group.
-pub(crate) struct Cage {
+pub(crate) struct Cgroup {
     path: PathBuf,
     files: &'static Files,
 }
@@ -37,20 +37,20 @@ const VERSION_1: Files = Files {
 const VERSION_2: Files =
     Files { limit: "memory.max", swap: ("memory.swap.max", "0"), peak: "memory.peak", events: "memory.events" };
 
-impl Cage {
+impl Cgroup {
     /// Makes one with room for [`LIMIT`].
     pub(crate) fn new(name: &str) -> io::Result<Self> {
         let (parent, files) = parent()?;
-        let cage = Self { path: parent.join(format!("meshctl-attack-{name}")), files };
-        fs::create_dir(&cage.path)?;
-        fs::write(cage.path.join(files.limit), LIMIT.to_string())?;
+        let cgroup = Self { path: parent.join(format!("meshctl-attack-{name}")), files };
+        fs::create_dir(&cgroup.path)?;
+        fs::write(cgroup.path.join(files.limit), LIMIT.to_string())?;
         // What is moved to a disk is not bounded; there is no such file where that is not counted.
-        let _ = fs::write(cage.path.join(files.swap.0), files.swap.1);
-        Ok(cage)
+        let _ = fs::write(cgroup.path.join(files.swap.0), files.swap.1);
+        Ok(cgroup)
     }
 
     /// Where a process writes its id to get in.
-    pub(crate) fn door(&self) -> PathBuf {
+    pub(crate) fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
@@ -67,7 +67,7 @@ impl Cage {
     }
 }
 
-impl Drop for Cage {
+impl Drop for Cgroup {
     fn drop(&mut self) {
         // Nothing is lost by one that stays: it is empty.
         let _ = fs::remove_dir(&self.path);
