@@ -11,6 +11,7 @@ use mesh_coordinator_core::command::Found;
 use mesh_coordinator_core::{Proposal, Registry};
 use mesh_proto::certificate::{certificate_request, identity_key};
 use mesh_proto::dial::{Dialer, Failure};
+use mesh_proto::pushback::retry_after;
 use mesh_proto::tls::{Expect, system_clock};
 use mesh_proto::v1::cluster_client::ClusterClient;
 use mesh_proto::{Authority, convert, v1};
@@ -169,7 +170,7 @@ async fn ask(
                 let mut client = ClusterClient::new(connection.channel);
                 match tokio::time::timeout(ANSWER, client.join_cluster(request.clone())).await {
                     Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) if status.code() != Code::Unavailable => {
+                    Ok(Err(status)) if status.code() != Code::Unavailable && retry_after(&status).is_none() => {
                         let (address, why) = (connection.address, status.message());
                         bail!(Refused(format!("the coordinator at {address} refuses the join: {why}")));
                     }

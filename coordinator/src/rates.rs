@@ -5,12 +5,14 @@
 
 use mesh_coordinator_core::clock::Monotonic;
 use mesh_coordinator_core::rate::RateTable;
+use mesh_proto::listen::Source;
 use mesh_proto::pushback;
 use mesh_types::limits::{
-    CERTIFICATE_RENEWALS, JOINS, KEY_RENEWALS, LEAVES, MAX_NODES, MAX_SOURCES, SESSION_OPENINGS, STRANGERS_CALLS,
+    CERTIFICATE_RENEWALS, FAILED_JOINS, JOINS, KEY_RENEWALS, LEAVES, MAX_NODES, MAX_SOURCES, MAX_TOKENS,
+    SESSION_OPENINGS, TOKEN_JOINS,
 };
-use mesh_types::{IdentityKey, NodeId};
-use std::net::{IpAddr, Ipv6Addr};
+use mesh_types::{IdentityKey, NodeId, TokenId};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use tonic::Status;
 
@@ -23,8 +25,10 @@ pub(crate) enum Act {
     Leave(NodeId),
     /// With a token that is good, perhaps again and again.
     Join(IdentityKey),
-    /// Without a certificate, from this address.
-    CallAsStranger(IpAddr),
+    /// With this token, which is good: of all machines that have it.
+    UseToken(TokenId),
+    /// With a token that is not known here, from this address.
+    FailToJoin(IpAddr),
 }
 
 /// All tables.
@@ -36,7 +40,8 @@ struct Tables {
     certificate_renewals: RateTable<NodeId>,
     leaves: RateTable<NodeId>,
     joins: RateTable<IdentityKey>,
-    strangers: RateTable<IpAddr>,
+    tokens: RateTable<TokenId>,
+    failed_joins: RateTable<Source>,
 }
 
 impl Default for Rates {
@@ -47,7 +52,8 @@ impl Default for Rates {
             certificate_renewals: RateTable::new(CERTIFICATE_RENEWALS, MAX_NODES),
             leaves: RateTable::new(LEAVES, MAX_NODES),
             joins: RateTable::new(JOINS, MAX_NODES),
-            strangers: RateTable::new(STRANGERS_CALLS, MAX_SOURCES),
+            tokens: RateTable::new(TOKEN_JOINS, MAX_TOKENS),
+            failed_joins: RateTable::new(FAILED_JOINS, MAX_SOURCES),
         }))
     }
 }
@@ -64,22 +70,15 @@ impl Rates {
             }
             Act::Leave(node) => (tables.leaves.take(node, now), "this node asks to leave"),
             Act::Join(key) => (tables.joins.take(key, now), "this machine joins"),
-            Act::CallAsStranger(address) => {
-                (tables.strangers.take(source(address), now), "machines at this address call without a certificate")
+            Act::UseToken(token) => (tables.tokens.take(token, now), "machines with this token join"),
+            Act::FailToJoin(address) => {
+                (tables.failed_joins.take(Source::of(address), now), "machines at this address show unknown tokens")
             }
         };
         taken.map_err(|wait| {
             tracing::info!(?act, "too often");
             pushback::try_again(what, wait.to_std())
         })
-    }
-}
-
-/// What stands for one machine: an IPv6 host has a whole network of addresses to call from (RFC 7421).
-fn source(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
     }
 }
 
@@ -103,7 +102,8 @@ mod tests {
             (Act::RenewCertificate(node), Act::RenewCertificate(other)),
             (Act::Leave(node), Act::Leave(other)),
             (Act::Join(key), Act::Join(IdentityKey::from_bytes([2; 32]))),
-            (Act::CallAsStranger("192.0.2.1".parse().unwrap()), Act::CallAsStranger("192.0.2.2".parse().unwrap())),
+            (Act::UseToken(TokenId::from_bytes([1; 8])), Act::UseToken(TokenId::from_bytes([2; 8]))),
+            (Act::FailToJoin("192.0.2.1".parse().unwrap()), Act::FailToJoin("192.0.2.2".parse().unwrap())),
         ] {
             let status = exhaust(&rates, act);
             assert!(status.message().contains("too often: try again in"), "{status:?}");
@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn a_host_with_a_network_of_addresses_is_one_source() {
         let rates = Rates::default();
-        exhaust(&rates, Act::CallAsStranger("2001:db8::1".parse().unwrap()));
-        assert!(rates.take(Act::CallAsStranger("2001:db8::2:3:4:5".parse().unwrap()), NOW).is_err());
-        rates.take(Act::CallAsStranger("2001:db8:0:1::1".parse().unwrap()), NOW).unwrap();
+        exhaust(&rates, Act::FailToJoin("2001:db8::1".parse().unwrap()));
+        assert!(rates.take(Act::FailToJoin("2001:db8::2:3:4:5".parse().unwrap()), NOW).is_err());
+        rates.take(Act::FailToJoin("2001:db8:0:1::1".parse().unwrap()), NOW).unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! store fails, when it was removed from the mesh, or when it cannot serve; a supervisor then starts it again.
 
 use crate::clock::{self, Clock, Source};
-use crate::grpc::{AdminService, ClusterService, MembershipService};
+use crate::grpc::{AdminService, Gate};
 use crate::health::{self, HealthTable};
 use crate::home::{Gone, Home, Origin, Standing};
 use crate::options::Serve;
@@ -18,14 +18,14 @@ use anyhow::{Context as _, bail};
 use mesh_coordinator_core::Rejection;
 use mesh_coordinator_core::command::Found;
 use mesh_proto::certificate::identity_key;
+use mesh_proto::descriptors::{self, Budget};
 use mesh_proto::dial::Dialer;
 use mesh_proto::join_proof::Challenger;
-use mesh_proto::listen::incoming;
+use mesh_proto::listen::Listener;
 use mesh_proto::local::{Access, LocalListener};
+use mesh_proto::serve::{serve, serve_local};
 use mesh_proto::tls::{Credentials, Trust, server_config};
 use mesh_proto::v1::admin_server::AdminServer;
-use mesh_proto::v1::cluster_server::ClusterServer;
-use mesh_proto::v1::membership_server::MembershipServer;
 use mesh_proto::{Member, v1};
 use mesh_types::coordinator::distinct;
 use mesh_types::{CoordinatorAddress, Level};
@@ -35,17 +35,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tonic::transport::Server;
+use tonic::service::Routes;
 
-/// HTTP/2 pings to silent peers, and how long their answer may take: a host that died without a word is noticed.
-const PING: Duration = Duration::from_secs(5);
-const PONG: Duration = Duration::from_secs(5);
-/// Largest message of a node: a join, with its certificate request, is the longest.
-const MAX_FROM_NODE: usize = 64 << 10;
-/// Largest message taken from another coordinator.
-const MAX_MESSAGE: usize = 16 << 20;
 /// How long connections may linger when the process stops.
 const LINGER: Duration = Duration::from_millis(500);
+/// What every host allows by default.
+const ASSUMED_DESCRIPTORS: usize = 1_024;
 /// How often a leader compares Raft's membership with the registry.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a replica that starts waits for the registry before it says that it is ready.
@@ -71,6 +66,7 @@ pub async fn run(options: Serve, stop: impl Future<Output = ()>) -> anyhow::Resu
 
 pub(crate) async fn run_as(nature: Nature, mut options: Serve, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     options.advertise = distinct(options.advertise);
+    let budget = budget();
     let home = Arc::new(Home::open(&options.data_dir)?);
     let mut stop = std::pin::pin!(stop);
     let (standing, disk) = tokio::select! {
@@ -82,17 +78,8 @@ pub(crate) async fn run_as(nature: Nature, mut options: Serve, stop: impl Future
     let (replica, mut tasks) = start(&home, &standing, disk, nature, &options).await?;
 
     let failure = replica.raft.clone();
-    let public = Server::builder()
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PONG))
-        .add_service(MembershipServer::new(MembershipService(replica.clone())).max_decoding_message_size(MAX_FROM_NODE))
-        .add_service(
-            ClusterServer::new(ClusterService(replica.clone()))
-                .max_decoding_message_size(MAX_MESSAGE)
-                .max_encoding_message_size(MAX_MESSAGE),
-        )
-        .serve_with_incoming(incoming(listener, server_config(replica.credentials.clone(), replica.trust.clone())));
-    tasks.spawn(async move { public.await.context("serving stopped") });
+    let public = Listener::new(listener, server_config(replica.credentials.clone(), replica.trust.clone()), budget);
+    tasks.spawn(forever(serve(public, Gate::new(replica.clone()))));
     if let Origin::Founded(found) = &standing.origin {
         replica.raft.initialize().await?;
         establish(&replica, found).await?;
@@ -102,9 +89,8 @@ pub(crate) async fn run_as(nature: Nature, mut options: Serve, stop: impl Future
             tracing::warn!("no leader has called yet; serving what is here");
         }
     }
-    let admin =
-        Server::builder().add_service(AdminServer::new(AdminService(replica.clone()))).serve_with_incoming(local);
-    tasks.spawn(async move { admin.await.context("serving the local socket stopped") });
+    let admin = AdminServer::new(AdminService(replica.clone()));
+    tasks.spawn(forever(serve_local(local, Routes::new(admin).prepare())));
     ready(&replica, &options);
 
     let ended = tokio::select! {
@@ -119,6 +105,20 @@ pub(crate) async fn run_as(nature: Nature, mut options: Serve, stop: impl Future
     finish(&replica, &ended).await;
     tasks.shutdown().await;
     ended
+}
+
+/// How many may be connected, by what the host lets this process open.
+fn budget() -> Budget {
+    let descriptors = descriptors::raise().unwrap_or_else(|error| {
+        tracing::warn!(%error, assumed = ASSUMED_DESCRIPTORS, "descriptor limit neither raised nor known");
+        ASSUMED_DESCRIPTORS
+    });
+    let budget = Budget::of(descriptors);
+    if !budget.is_ample() {
+        let nodes = budget.nodes;
+        tracing::warn!(descriptors, nodes, "no more nodes than this can be connected: raise the limit (LimitNOFILE=)");
+    }
+    budget
 }
 
 async fn become_replica(home: &Home, options: &Serve, understood: Level) -> anyhow::Result<(Standing, Disk)> {
@@ -223,7 +223,7 @@ async fn start(
     Ok((replica, tasks))
 }
 
-async fn forever(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+async fn forever<T>(task: impl Future<Output = T>) -> anyhow::Result<()> {
     task.await;
     Ok(())
 }

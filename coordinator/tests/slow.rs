@@ -4,61 +4,15 @@
 
 mod support;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use mesh_proto::{Wire as _, v1};
-use mesh_types::coordinator::Host;
 use mesh_types::{CoordinatorMessage, NodeMessage, Revision};
-use prost::Message as _;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Coordinator, Node, PATIENCE, Session, mesh};
+use support::{Coordinator, Node, PATIENCE, Session, mesh, raw};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 /// More than a session's queue holds.
 const CHANGES: usize = mesh_types::limits::SESSION_QUEUE + 50;
-
-/// Takes whoever answers for the coordinator: what is tried here does not depend on it.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
 
 /// A session whose node lets nothing be sent to it.
 struct Deaf {
@@ -70,29 +24,13 @@ struct Deaf {
 impl Deaf {
     /// Says hello, and with `last` nothing more.
     async fn open(node: &Node, last: bool) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone))
-            .with_client_cert_resolver(Arc::new(node.credentials.clone()));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let address = &node.config.coordinators[0].addresses[0];
-        let Host::Ip(ip) = address.host else { panic!("tests advertise addresses") };
-        let tcp = tokio::net::TcpStream::connect((ip, address.port)).await.unwrap();
-        let name = ServerName::try_from("mesh.invalid").unwrap();
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        let tls = raw::line(&node.config.coordinators[0].addresses[0], Some(node)).await;
         let (requests, connection) = h2::client::Builder::new().initial_window_size(0).handshake(tls).await.unwrap();
         let connection = tokio::spawn(connection);
-        let request = http::Request::post("https://mesh.invalid/mesh.v1.Membership/Session")
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
+        let request = raw::head("/mesh.v1.Membership/Session");
         let (response, mut says) = requests.ready().await.unwrap().send_request(request, false).unwrap();
         let hello = NodeMessage::Hello(node.hello(1, Revision::NONE));
-        says.send_data(framed(&hello.to_wire()), last).unwrap();
+        says.send_data(raw::framed(&hello.to_wire()), last).unwrap();
         Self { connection, _says: says, _hears: response.await.unwrap() }
     }
 
@@ -101,16 +39,6 @@ impl Deaf {
         let ended = tokio::time::timeout(PATIENCE, self.connection).await;
         assert!(ended.is_ok(), "its connection is still open");
     }
-}
-
-/// A message as gRPC frames it.
-fn framed(message: &v1::NodeMessage) -> Bytes {
-    let body = message.encode_to_vec();
-    let mut frame = BytesMut::new();
-    frame.put_u8(0);
-    frame.put_u32(body.len().try_into().unwrap());
-    frame.extend_from_slice(&body);
-    frame.freeze()
 }
 
 async fn rename(coordinator: &mut Coordinator, times: usize) {

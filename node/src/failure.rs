@@ -28,9 +28,6 @@ pub enum Failure {
     /// The group of the socket.
     #[error("--socket-group {0}: there is no such group; make it with `groupadd {0}`")]
     Group(String),
-    /// The local API stopped.
-    #[error("the local API ended: {0}")]
-    Served(#[from] tonic::transport::Error),
     /// The membership.
     #[error(transparent)]
     Member(#[from] MemberError),
@@ -109,7 +106,6 @@ impl Failure {
             Self::Group(_) | Self::Token { .. } => 2,
             Self::Refused(_) => 6,
             Self::Socket(_)
-            | Self::Served(_)
             | Self::Host(_)
             | Self::Link(_)
             | Self::Guard(_)

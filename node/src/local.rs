@@ -8,6 +8,7 @@ use crate::status;
 use futures::future::join_all;
 use mesh_proto::dial::Dialer;
 use mesh_proto::local::{LocalListener, peer};
+use mesh_proto::serve::serve_local;
 use mesh_proto::tls::Expect;
 use mesh_proto::v1::local_server::{Local, LocalServer};
 use mesh_proto::v1::{
@@ -15,12 +16,13 @@ use mesh_proto::v1::{
     PingRequest, StatusReply, StatusRequest, UpReply, UpRequest,
 };
 use mesh_types::{CoordinatorRecord, JoinToken, NodeName};
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic::{Response, Status};
 
 /// Requests that may wait for the loop; more callers than this are held back by the socket.
@@ -73,14 +75,9 @@ pub(crate) struct Ping {
     pub(crate) pong: oneshot::Receiver<Option<Duration>>,
 }
 
-/// Serves the socket until `stop`; the requests come out of the receiver of [`channel`].
-pub(crate) async fn serve(
-    listener: LocalListener,
-    requests: mpsc::Sender<Request>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    let service = LocalServer::new(Door { requests });
-    Server::builder().add_service(service).serve_with_incoming_shutdown(listener, stop).await
+/// Serves the socket for ever; the requests come out of the receiver of [`channel`].
+pub(crate) async fn serve(listener: LocalListener, requests: mpsc::Sender<Request>) -> Infallible {
+    serve_local(listener, Routes::new(LocalServer::new(Door { requests })).prepare()).await
 }
 
 /// The way from the socket to the loop.

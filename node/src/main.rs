@@ -4,9 +4,10 @@ use clap::Parser as _;
 use mesh_node::failure::Failure;
 use mesh_node::options::{Command, Options};
 use mesh_node::wireguard;
+use mesh_proto::descriptors;
 use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Workers: one for the loop and one for packets, so that a slow disk holds up neither.
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
 fn start(options: Options) -> Result<(), Failure> {
     if let Some(Command::Wireguard(options)) = &options.command {
         return wireguard::run(options);
+    }
+    if let Err(error) = descriptors::raise() {
+        warn!(%error, "descriptor limit not raised");
     }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

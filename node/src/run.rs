@@ -48,7 +48,7 @@ pub async fn run_on(ground: Arc<dyn Ground>, options: Options, stop: impl Future
     notify(NotifyState::Ready);
     let result = tokio::select! {
         result = daemon.run(stop) => result,
-        result = local::serve(listener, asked, std::future::pending()) => result.map_err(Failure::from),
+        never = local::serve(listener, asked) => match never {},
     };
     notify(NotifyState::Stopping);
     result

@@ -4,21 +4,19 @@
 //! over it is decided by the services, from [`PeerCredentials`].
 
 use crate::channel::{Keepalive, over};
-use futures::Stream;
+use crate::line::Line;
+use crate::shares::{Share, Shares};
+use mesh_types::limits::MAX_LOCAL_CONNECTIONS_PER_USER;
 use nix::sys::stat::{Mode, fchmod};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use tonic::transport::server::Connected;
 
 /// Callers waiting to be accepted: a person's commands and a few scripts.
 const BACKLOG: u32 = 64;
@@ -26,6 +24,8 @@ const BACKLOG: u32 = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// After accept itself failed, usually for want of file descriptors, trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A person may stop a command that shows pings, and go on with it; longer than this it only holds memory.
+const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// Who may open a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,14 +117,14 @@ fn explain(path: &Path, error: io::Error) -> LocalError {
     }
 }
 
-/// A socket with its listener; as a stream, for tonic's `serve_with_incoming`, it never ends and yields no error.
+/// A socket with its listener.
 #[derive(Debug)]
 pub struct LocalListener {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode, so that the end of this listener does not remove another's socket.
     file: (u64, u64),
-    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+    of_user: Shares<u32>,
 }
 
 impl LocalListener {
@@ -135,12 +135,38 @@ impl LocalListener {
     pub async fn bind(path: &Path, access: Access) -> Result<Self, LocalError> {
         make_room(path).await?;
         let (listener, file) = listen(path, access).map_err(|error| explain(path, error))?;
-        Ok(Self { listener, path: path.to_owned(), file, pause: None })
+        let of_user = Shares::of(MAX_LOCAL_CONNECTIONS_PER_USER);
+        Ok(Self { listener, path: path.to_owned(), file, of_user })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The next connection.
+    pub async fn next(&mut self) -> LocalStream {
+        loop {
+            match self.listener.accept().await.and_then(|(stream, _)| self.admit(stream)) {
+                Ok(Some(stream)) => return stream,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "local connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// None if its user has as many connections as one may.
+    fn admit(&self, stream: UnixStream) -> io::Result<Option<LocalStream>> {
+        let credentials = stream.peer_cred()?;
+        let peer = PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+        let share = self.of_user.take(peer.uid);
+        if share.is_none() {
+            tracing::warn!(path = %self.path.display(), uid = peer.uid, "too many local connections of one user");
+        }
+        Ok(share.map(|share| LocalStream { peer, line: Line::new(stream, WRITE_STALL), share }))
     }
 }
 
@@ -190,65 +216,10 @@ impl Drop for LocalListener {
     }
 }
 
-impl Stream for LocalListener {
-    type Item = io::Result<LocalStream>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(pause) = &mut self.pause {
-                std::task::ready!(pause.as_mut().poll(cx));
-                self.pause = None;
-            }
-            match std::task::ready!(self.listener.poll_accept(cx)).and_then(|(stream, _)| LocalStream::new(stream)) {
-                Ok(stream) => return Poll::Ready(Some(Ok(stream))),
-                Err(error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "local connection not accepted");
-                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
-                }
-            }
-        }
-    }
-}
-
-/// An accepted local connection.
+/// An accepted local connection, for [`crate::serve::serve_local`].
 #[derive(Debug)]
 pub struct LocalStream {
-    peer: PeerCredentials,
-    inner: UnixStream,
-}
-
-impl LocalStream {
-    fn new(inner: UnixStream) -> io::Result<Self> {
-        let credentials = inner.peer_cred()?;
-        let peer = PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        Ok(Self { peer, inner })
-    }
-}
-
-impl Connected for LocalStream {
-    type ConnectInfo = PeerCredentials;
-
-    fn connect_info(&self) -> PeerCredentials {
-        self.peer
-    }
-}
-
-impl AsyncRead for LocalStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for LocalStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
+    pub(crate) peer: PeerCredentials,
+    pub(crate) line: Line<UnixStream>,
+    pub(crate) share: Share<u32>,
 }

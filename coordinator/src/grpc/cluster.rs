@@ -1,9 +1,9 @@
 //! What coordinators ask of each other.
 
+use super::caller::{Coordinator, noted};
+use super::shown;
 use super::status::{malformed, rejected, unexpected};
-use super::{calling_coordinator, calling_replica, connection};
 use crate::raft::Kind;
-use crate::rates::Act;
 use crate::replica::Replica;
 use crate::sessions::{Event, Sessions};
 use crate::{exchange, orders};
@@ -13,7 +13,7 @@ use mesh_coordinator_core::{Proposal, Registry, Rejection, Reply};
 use mesh_proto::certificate::read_request;
 use mesh_proto::convert::{capped, certificate, field, text};
 use mesh_proto::v1::cluster_server::Cluster;
-use mesh_proto::{Member, Wire as _, v1};
+use mesh_proto::{Caller, Member, Wire as _, v1};
 use mesh_types::coordinator::distinct;
 use mesh_types::limits::MAX_COORDINATOR_ADDRESSES;
 use mesh_types::{CoordinatorAddress, CoordinatorRecord, Level, MeshId, NodeName, TokenId, TokenSecret};
@@ -34,13 +34,15 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::JoinClusterRequest>,
     ) -> Result<Response<v1::JoinClusterReply>, Status> {
-        let remote = connection(&request)?.remote;
-        self.0.ration(Act::CallAsStranger(remote.ip()))?;
-        let request = request.into_inner();
+        let caller: Caller = noted(&request)?;
+        let (remote, request) = (caller.remote, request.into_inner());
         self.check_mesh(&request.mesh)?;
-        self.check_level("the new coordinator", request.level).await?;
+        let level = request.level;
         let join = self.read_join(request)?;
+        shown::count(&self.0, &caller, join.token, join.secret_hash)?;
         self.0.precheck(|registry| registry.judge_coordinator_join(&join)).await?;
+        shown::vouch(&caller)?;
+        self.check_level("the new coordinator", level).await?;
         match self.0.write(join, None).await? {
             Reply::Coordinator(record) => {
                 tracing::info!(coordinator = %record.id, name = %record.name, %remote, "coordinator joined");
@@ -51,7 +53,7 @@ impl Cluster for ClusterService {
     }
 
     async fn raft(&self, request: Request<v1::RaftEnvelope>) -> Result<Response<v1::RaftEnvelope>, Status> {
-        let caller = calling_replica(&self.0, &request)?;
+        let Coordinator(caller) = noted(&request)?;
         let envelope = request.into_inner();
         self.check_mesh(&envelope.mesh)?;
         if envelope.from != caller.0 {
@@ -68,7 +70,6 @@ impl Cluster for ClusterService {
     }
 
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Result<Response<v1::ProposeReply>, Status> {
-        calling_coordinator(&self.0, &request)?;
         let request = request.into_inner();
         self.check_mesh(&request.mesh)?;
         let proposal = Proposal::decode(&request.command).map_err(|error| Status::unimplemented(error.to_string()))?;
@@ -77,7 +78,7 @@ impl Cluster for ClusterService {
     }
 
     async fn enlist(&self, request: Request<v1::EnlistRequest>) -> Result<Response<v1::EnlistReply>, Status> {
-        let coordinator = calling_coordinator(&self.0, &request)?;
+        let Coordinator(coordinator) = noted(&request)?;
         let request = request.into_inner();
         if request.coordinator != coordinator.0 {
             return Err(Status::permission_denied(format!(
@@ -94,7 +95,6 @@ impl Cluster for ClusterService {
     }
 
     async fn administer(&self, request: Request<v1::RaftEnvelope>) -> Result<Response<v1::RaftEnvelope>, Status> {
-        calling_coordinator(&self.0, &request)?;
         let envelope = request.into_inner();
         self.check_mesh(&envelope.mesh)?;
         let order = orders::decode(&envelope.body).map_err(Status::unimplemented)?;
@@ -106,7 +106,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<Streaming<v1::PresenceExchange>>,
     ) -> Result<Response<Self::PresenceStream>, Status> {
-        let peer = calling_coordinator(&self.0, &request)?;
+        let Coordinator(peer) = noted(&request)?;
         let stream = self.0.sessions.number();
         let (queue, messages) = Sessions::exchange_queue();
         self.0.sessions.tell(Event::ExchangeOpened { peer, stream, queue }).await;
@@ -115,8 +115,7 @@ impl Cluster for ClusterService {
         Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(Ok))))
     }
 
-    async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
-        calling_replica(&self.0, &request)?;
+    async fn health(&self, _: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
         let status = self.0.raft.status();
         Ok(Response::new(v1::HealthReply {
             time: self.0.clock.read().wall.0,

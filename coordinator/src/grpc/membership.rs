@@ -1,7 +1,8 @@
 //! What nodes ask: to join, to renew, to leave. Their sessions are served in [`super::session`].
 
+use super::caller::{Node, noted};
 use super::status::{malformed, unexpected};
-use super::{calling_node, connection, session};
+use super::{session, shown};
 use crate::rates::Act;
 use crate::replica::{Replica, WriteError};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use mesh_proto::certificate::read_request;
 use mesh_proto::convert::{certificate, field, text};
 use mesh_proto::join_proof::Statement;
 use mesh_proto::v1::membership_server::Membership;
-use mesh_proto::{Member, Wire as _, v1};
+use mesh_proto::{Caller, Member, Wire as _, v1};
 use mesh_types::{MeshId, NodeId, NodeName, NodeRecord, PublicKey, RequestId, TokenId, TokenSecret};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,8 +28,7 @@ impl Membership for MembershipService {
     type SessionStream = session::Outgoing;
 
     async fn challenge(&self, request: Request<v1::ChallengeRequest>) -> Result<Response<v1::ChallengeReply>, Status> {
-        let caller = connection(&request)?;
-        self.0.ration(Act::CallAsStranger(caller.remote.ip()))?;
+        let caller: Caller = noted(&request)?;
         let challenge = self.0.challenger.challenge(&caller.exporter);
         Ok(Response::new(v1::ChallengeReply {
             public_key: Bytes::copy_from_slice(challenge.as_bytes()),
@@ -38,11 +38,10 @@ impl Membership for MembershipService {
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
-        let caller = connection(&request)?;
-        self.0.ration(Act::CallAsStranger(caller.remote.ip()))?;
-        let exporter = caller.exporter;
-        let join = self.prove(&exporter, request.into_inner())?;
+        let caller: Caller = noted(&request)?;
+        let join = self.prove(&caller, request.into_inner())?;
         self.0.precheck(|registry| registry.judge_join(&join)).await?;
+        shown::vouch(&caller)?;
         let identity_key = join.identity_key;
         self.0.ration(Act::Join(identity_key))?;
         let record = self.admit(join).await?;
@@ -58,8 +57,7 @@ impl Membership for MembershipService {
     }
 
     async fn renew_key(&self, request: Request<v1::RenewKeyRequest>) -> Result<Response<v1::RenewKeyReply>, Status> {
-        let (node, _) = calling_node(&self.0, &request)?;
-        self.0.ration(Act::RenewKey(node))?;
+        let Node { id: node, .. } = noted(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
         match self.0.write(RenewKey { node }, id).await? {
             Reply::Node(record) => Ok(Response::new(v1::RenewKeyReply { expires_at: record.expires_at.0 })),
@@ -71,8 +69,7 @@ impl Membership for MembershipService {
         &self,
         request: Request<v1::RenewCertificateRequest>,
     ) -> Result<Response<v1::RenewCertificateReply>, Status> {
-        let (node, identity) = calling_node(&self.0, &request)?;
-        self.0.ration(Act::RenewCertificate(node))?;
+        let Node { id: node, identity } = noted(&request)?;
         let der = certificate("certificate_request", &request.into_inner().certificate_request).map_err(malformed)?;
         let key = read_request(&der.0).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if key != identity.identity_key {
@@ -84,8 +81,7 @@ impl Membership for MembershipService {
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
-        let (node, _) = calling_node(&self.0, &request)?;
-        self.0.ration(Act::Leave(node))?;
+        let Node { id: node, .. } = noted(&request)?;
         let id = request_id(&request.into_inner().request_id)?;
         match self.0.write(RemoveNode { node }, id).await {
             // A repeat after a lost reply meets its own removal.
@@ -99,8 +95,8 @@ impl Membership for MembershipService {
 }
 
 impl MembershipService {
-    /// Checks everything that can be checked without the registry.
-    fn prove(&self, exporter: &[u8; 32], request: v1::JoinRequest) -> Result<Join, Status> {
+    /// Checks everything that can be checked without the registry, after a look at the token.
+    fn prove(&self, caller: &Caller, request: v1::JoinRequest) -> Result<Join, Status> {
         let mesh: MeshId = field("mesh", &request.mesh).map_err(malformed)?;
         if mesh != self.0.mesh {
             return Err(Status::failed_precondition(format!(
@@ -110,15 +106,19 @@ impl MembershipService {
         }
         let token: TokenId = field("token_id", &request.token_id).map_err(malformed)?;
         let secret: TokenSecret = field("token_secret", &request.token_secret).map_err(malformed)?;
+        let secret_hash = secret.hash();
+        shown::count(&self.0, caller, token, secret_hash)?;
         let public_key: PublicKey = field("public_key", &request.public_key).map_err(malformed)?;
         let der = certificate("certificate_request", &request.certificate_request).map_err(malformed)?;
         let name: NodeName = text("name", &request.name).map_err(malformed)?;
         let identity_key = read_request(&der.0).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let statement = Statement { exporter, mesh, token, public_key, identity_key, certificate_request: &der.0 };
+        let certificate_request = &der.0;
+        let exporter = &caller.exporter;
+        let statement = Statement { exporter, mesh, token, public_key, identity_key, certificate_request };
         let proven = self.0.challenger.verify(&statement, &request.proof);
         proven.map_err(|error| Status::permission_denied(error.to_string()))?;
         let node = NodeId::from_bytes(crate::random::bytes());
-        Ok(Join { token, secret_hash: secret.hash(), node, public_key, identity_key, name })
+        Ok(Join { token, secret_hash, node, public_key, identity_key, name })
     }
 
     async fn admit(&self, mut join: Join) -> Result<NodeRecord, Status> {

@@ -1,12 +1,11 @@
 //! Sessions of nodes: a stream each way, with the hub's loop in between.
 
-use super::{calling_node, connection, identity};
+use super::caller::{Farewell, Node, noted};
 use crate::queue::queue;
-use crate::rates::Act;
 use crate::replica::Replica;
 use crate::sessions::{Event, Sessions, Stream};
 use mesh_coordinator_core::SessionId;
-use mesh_proto::{Member, Wire as _, v1};
+use mesh_proto::{Caller, Wire as _, v1};
 use mesh_types::session::CloseReason;
 use mesh_types::{CoordinatorMessage, NodeMessage};
 use std::pin::Pin;
@@ -19,17 +18,12 @@ pub(crate) type Outgoing = Pin<Box<dyn futures::Stream<Item = Result<v1::Coordin
 
 /// Opens a session for the node that calls.
 pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeMessage>>) -> Result<Outgoing, Status> {
-    let node = match calling_node(replica, &request) {
-        Ok((node, _)) => node,
-        // A removed node is told in the words of a session, which it takes as final.
-        Err(_) if is_removed(replica, &request) => {
-            let farewell = CoordinatorMessage::Close(CloseReason::Removed).to_wire();
-            return Ok(Box::pin(tokio_stream::once(Ok(farewell))));
-        }
-        Err(status) => return Err(status),
-    };
-    replica.ration(Act::OpenSession(node))?;
-    let hangup = connection(&request)?.hangup.clone();
+    // A removed node is told in the words of a session, which it takes as final.
+    if request.extensions().get::<Farewell>().is_some() {
+        let farewell = CoordinatorMessage::Close(CloseReason::Removed).to_wire();
+        return Ok(Box::pin(tokio_stream::once(Ok(farewell))));
+    }
+    let (Node { id: node, .. }, Caller { hangup, .. }) = (noted(&request)?, noted(&request)?);
     let session = SessionId(replica.sessions.number());
     let (queue, messages) = queue();
     let (begin, begun) = oneshot::channel::<()>();
@@ -45,11 +39,6 @@ pub(super) async fn open(replica: &Replica, request: Request<Streaming<v1::NodeM
     // The reader waits for this and nothing else.
     let _ = begin.send(());
     Ok(Box::pin(messages.map(Ok)))
-}
-
-fn is_removed<T>(replica: &Replica, request: &Request<T>) -> bool {
-    let Ok(Member::Node(node)) = identity(request).map(|identity| identity.member) else { return false };
-    replica.view().read(|registry| registry.removed_node(node).is_some())
 }
 
 async fn listen(sessions: &Sessions, session: SessionId, mut incoming: Streaming<v1::NodeMessage>) {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)] // In tests, which end by it; not every test uses everything.
 
+pub mod raw;
+
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use mesh_proto::certificate::certificate_request;

@@ -16,10 +16,13 @@ use mesh_node::probe::ProbeSockets;
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_proto::certificate::{identity_key, read_request};
 use mesh_proto::convert::{self, Wire as _};
+use mesh_proto::descriptors::Budget;
 use mesh_proto::join_proof::{Challenger, Statement};
+use mesh_proto::listen::Listener;
+use mesh_proto::serve::serve;
 use mesh_proto::tls::{server_config, system_clock};
 use mesh_proto::v1::membership_server::{Membership, MembershipServer};
-use mesh_proto::{Authority, Credentials, Member, Trust, caller, listen, pushback, v1};
+use mesh_proto::{Authority, Credentials, Member, Trust, caller, pushback, v1};
 use mesh_types::session::{CloseReason, SnapshotPage, Tick, Welcome};
 use mesh_types::{
     CoordinatorAddress, CoordinatorId, CoordinatorMessage, CoordinatorRecord, Epoch, Fingerprint, Incarnation,
@@ -27,6 +30,7 @@ use mesh_types::{
     Revision, Role, TokenId, TokenSecret,
 };
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -35,6 +39,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const MESH: MeshId = MeshId::from_bytes([1; 16]);
@@ -125,7 +130,7 @@ pub(crate) struct Stage {
     authority: Arc<Authority>,
     challenger: Arc<Challenger>,
     book: Arc<Mutex<Book>>,
-    serving: Arc<Mutex<Option<JoinHandle<()>>>>,
+    serving: Arc<Mutex<Option<JoinHandle<Infallible>>>>,
     config: MeshConfig,
     credentials: Credentials,
     pub(crate) token: JoinToken,
@@ -187,9 +192,9 @@ impl Stage {
     fn serve(&self, listener: TcpListener) {
         let trust = Trust::new(MESH, &[self.authority.certificate().clone()], system_clock());
         let service = MembershipServer::new(self.clone());
-        let incoming = listen::incoming(listener, server_config(self.credentials.clone(), trust));
-        let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-        *self.serving.lock().unwrap() = Some(tokio::spawn(async move { drop(serving.await) }));
+        let config = server_config(self.credentials.clone(), trust);
+        let listener = Listener::new(listener, config, Budget::of(1_024));
+        *self.serving.lock().unwrap() = Some(tokio::spawn(serve(listener, Routes::new(service).prepare())));
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {

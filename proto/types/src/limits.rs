@@ -39,13 +39,17 @@ pub const LEAVES: Allowance = Allowance { burst: 5, every: MeshDuration::from_se
 /// the token, but each a write.
 pub const JOINS: Allowance = Allowance { burst: 10, every: MeshDuration::from_secs(10) };
 
-/// Calls without a certificate from one address, two for each join: a whole rack may join from behind one translator,
-/// but each call costs key arithmetic before anything is known of the caller.
-pub const STRANGERS_CALLS: Allowance = Allowance { burst: 500, every: MeshDuration(50) };
+/// Joins with one token that is good: a site with one token brings thousands of machines at once, but each is a write
+/// that a majority syncs to disk.
+pub const TOKEN_JOINS: Allowance = Allowance { burst: 2_000, every: MeshDuration(5) };
 
-/// Addresses that such calls are counted for at once: more than [`MAX_STRANGERS`] can be connected from, so that only
-/// who comes and goes fills it, and each place is free again a moment later.
-pub const MAX_SOURCES: usize = 16 * MAX_STRANGERS;
+/// Joins from one address with a token that is not known: each may cost a question to the leader, and a few come from
+/// people who use an old one.
+pub const FAILED_JOINS: Allowance = Allowance { burst: 50, every: MeshDuration::from_secs(1) };
+
+/// Addresses that such joins are counted for at once: more than [`MAX_STRANGERS`] can be connected from, so that only
+/// who comes and goes fills it, and each place is free again a minute later.
+pub const MAX_SOURCES: usize = 16_384;
 
 /// Nodes in one mesh: the registry lives in memory, a full mesh beyond this is not sensible.
 pub const MAX_NODES: usize = 65_536;
@@ -89,18 +93,34 @@ pub const MAX_REQUESTS: usize = 4_096;
 /// Characters of a software version as another machine states it; longer ones are cut.
 pub const MAX_SOFTWARE: usize = 64;
 
-/// TLS handshakes under way at once on one listener: each holds some 50 KiB and ends within seconds.
-pub const MAX_HANDSHAKES: usize = 1_024;
+/// TLS handshakes under way at once on one listener: each ends within seconds.
+pub const MAX_HANDSHAKES: usize = 512;
 
-/// Of these from one source: a site behind one address that comes back at once is done in a few round trips, and whoever
-/// only holds places holds them against itself.
-pub const MAX_HANDSHAKES_PER_SOURCE: usize = 128;
+/// Bytes that a caller may send before its handshake is done: with hybrid key exchange and two certificates it takes some
+/// 4 KiB.
+pub const HANDSHAKE_BYTES: usize = 16 << 10;
 
 /// Connections without a certificate at once on one listener: machines that join, each for a second or so.
-pub const MAX_STRANGERS: usize = 1_024;
+pub const MAX_STRANGERS: usize = 256;
 
-/// Of these from one source, for the same reason.
-pub const MAX_STRANGERS_PER_SOURCE: usize = 128;
+/// Connections without a certificate whose callers showed a valid join token: each waits for a write.
+pub const MAX_JOINERS: usize = 256;
+
+/// Calls on one connection without a certificate: a challenge and a join, and some repeats.
+pub const MAX_STRANGER_CALLS: usize = 16;
+
+/// Bytes of one call without a certificate: a join with the largest certificate request and, of a coordinator, all its
+/// addresses.
+pub const MAX_STRANGERS_CALL: u32 = 16 << 10;
+
+/// Bytes that the kernel keeps for each direction of a connection that is nobody's yet; it takes twice as much.
+pub const STRANGER_SOCKET_BUFFER: usize = 16 << 10;
+
+/// Descriptors that no caller gets: of the store, the log, local sockets, and connections from and to coordinators.
+pub const RESERVED_DESCRIPTORS: usize = 128;
+
+/// Connections of one user of this host to one local socket: commands and scripts, each with one.
+pub const MAX_LOCAL_CONNECTIONS_PER_USER: usize = 32;
 
 /// Connections that show one certificate at once on one listener: a member has one or two, and for some seconds those
 /// that it lost by moving about.
