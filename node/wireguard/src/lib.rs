@@ -5,6 +5,7 @@
 //! how super-packets are cut and joined, is `mesh_wireguard_core`'s.
 
 pub mod ancillary;
+mod barred;
 pub mod engine;
 mod tun;
 pub mod uapi;

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let skip = std::env::var_os("MESHCTL_SKIP_ROOT_TESTS").is_some();
-    let cases: [(&str, fn()); 8] = [
+    let cases: [(&str, fn()); 10] = [
         ("a_stream_arrives_as_it_was_sent", a_stream_arrives_as_it_was_sent),
         ("datagrams_of_all_sizes_arrive_whole", datagrams_of_all_sizes_arrive_whole),
         ("a_packet_that_no_udp_packet_holds_is_lost_alone", a_packet_that_no_udp_packet_holds_is_lost_alone),
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         ("a_filter_decides_which_packets_pass", a_filter_decides_which_packets_pass),
         ("frames_share_the_port_and_reach_who_listens", frames_share_the_port_and_reach_who_listens),
         ("peers_come_and_go_while_others_talk", peers_come_and_go_while_others_talk),
+        ("a_tunnel_does_not_carry_itself", a_tunnel_does_not_carry_itself),
+        ("nothing_leaves_from_the_tunnels_own_address", nothing_leaves_from_the_tunnels_own_address),
         ("an_engine_without_its_interface_ends", an_engine_without_its_interface_ends),
     ];
     let trials = cases.into_iter().map(|(name, case)| {
@@ -157,6 +159,83 @@ fn peers_come_and_go_while_others_talk() {
     assert!(peer.tx_bytes > 24 << 20, "{peer:?}");
     assert!(peer.last_received.is_some() && peer.last_handshake.is_some(), "{peer:?}");
     assert!(a.engine.peer(&strangers[0]).is_none());
+}
+
+fn a_tunnel_does_not_carry_itself() {
+    const DATAGRAMS: u64 = 20;
+    let (a, b) = Host::pair(None);
+    let receiver = b.within(|| udp("10.77.0.2", 7_000));
+    let sender = a.within(|| udp("10.77.0.1", 0));
+    sender.send_to(&[1], "10.77.0.2:7000").unwrap();
+    receiver.recv(&mut [0; 9]).unwrap();
+    let sent = || a.engine.peer(&key(2).1).unwrap().tx_bytes;
+    let move_to = |endpoint: &str| {
+        let mut change = PeerChange::new(key(2).1, PeerChangeKind::Update);
+        change.endpoint = Some(endpoint.parse().unwrap());
+        a.engine.apply(&[Change::Peer(change)]).unwrap();
+    };
+    // From the tunnel's own address nothing would be sent at all.
+    a.ip("route replace 10.77.0.2/32 dev wg src 192.0.2.1");
+    // Where b is inside of the tunnel. The larger datagrams leave in fragments, of which the second is carried once.
+    move_to("10.77.0.2:51820");
+    for (size, carried) in [(100, 1), (1_390, 2)] {
+        let (before, looped) = (sent(), a.engine.read().looped_datagrams);
+        (0..DATAGRAMS).for_each(|_| assert!(sender.send_to(&vec![7; size], "10.77.0.2:7000").is_ok()));
+        let since = Instant::now();
+        while a.engine.read().looped_datagrams < looped + DATAGRAMS * carried {
+            assert!(since.elapsed() < PATIENCE, "{:?}", a.engine.read());
+            std::thread::yield_now();
+        }
+        let bytes = sent() - before;
+        assert!(bytes < DATAGRAMS * carried * 1_500, "{bytes} bytes were sent for {DATAGRAMS} datagrams of {size}");
+    }
+    // What forwards another tunnel's messages.
+    let of_another = [&[4, 0, 0, 0][..], &[0x55; 60]].concat();
+    move_to("192.0.2.2:51820");
+    sender.send_to(&of_another, "10.77.0.2:7000").unwrap();
+    let mut buffer = [0; 2_000];
+    let length = receiver.recv(&mut buffer).unwrap();
+    assert_eq!(buffer[..length], of_another);
+}
+
+fn nothing_leaves_from_the_tunnels_own_address() {
+    let (a, b) = Host::pair(None);
+    let receiver = b.within(|| udp("10.77.0.2", 7_000));
+    let sender = a.within(|| udp("10.77.0.1", 0));
+    let passes = |payload: u8| {
+        let (mut buffer, mut others) = ([0; 9], 0);
+        let since = Instant::now();
+        while since.elapsed() < PATIENCE {
+            sender.send_to(&[payload], "10.77.0.2:7000").unwrap();
+            receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            while receiver.recv(&mut buffer).is_ok() {
+                if buffer[0] == payload {
+                    return others;
+                }
+                others += usize::from(buffer[0] == 2);
+            }
+        }
+        panic!("{payload} does not come through");
+    };
+    let endpoint = || b.engine.peer(&key(1).1).unwrap().endpoint.unwrap().to_string();
+    passes(1);
+    assert_eq!(endpoint(), "192.0.2.1:51820");
+    let sent = || a.engine.peer(&key(2).1).unwrap().tx_bytes;
+    // Without an address on the cable the host has only the tunnel's to send from.
+    a.ip("address flush dev eth0");
+    a.ip("route add 192.0.2.2/32 dev eth0");
+    let before = sent();
+    (0..10).for_each(|_| assert!(sender.send_to(&[2], "10.77.0.2:7000").is_ok()));
+    let since = Instant::now();
+    // Each is padded to 32 bytes, with a header and a tag of 16.
+    while sent() < before + 10 * 64 {
+        assert!(since.elapsed() < PATIENCE, "{:?}", a.engine.read());
+        std::thread::yield_now();
+    }
+    a.ip("address add 192.0.2.3/24 dev eth0");
+    assert_eq!(passes(3), 0, "what had no other source is lost");
+    assert_eq!(endpoint(), "192.0.2.3:51820");
+    assert_eq!(b.engine.peer(&key(1).1).unwrap().refused_endpoints, 0);
 }
 
 fn an_engine_without_its_interface_ends() {

@@ -168,7 +168,8 @@ fn without_flow(endpoint: SocketAddr) -> SocketAddr {
 }
 
 fn check_device(state: &DeviceState) {
-    let told = describe(state);
+    let mut told = String::new();
+    describe(state, &mut told);
     // What counts and is not set.
     let counts = ["last_handshake_time_sec=", "last_handshake_time_nsec=", "tx_bytes=", "rx_bytes="];
     let settings = told.lines().filter(|line| !counts.iter().any(|count| line.starts_with(count)));

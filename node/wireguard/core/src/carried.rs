@@ -22,6 +22,35 @@ pub fn source_and_length(packet: &[u8]) -> Option<(IpAddr, usize)> {
     (length >= 20 && length <= packet.len()).then_some((source, length))
 }
 
+/// What a UDP packet carries, as far as it is there: of a packet in fragments the beginning, in the first of them. `None`
+/// for any other packet.
+#[inline]
+pub fn udp_payload(packet: &[u8]) -> Option<&[u8]> {
+    const UDP: u8 = 17;
+    const FRAGMENT: u8 = 44;
+    let payload = match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<20>()?;
+            let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
+            (header[9] == UDP && is_first).then_some(usize::from(header[0] & 0xf) * 4)
+        }
+        6 => {
+            let header = packet.first_chunk::<40>()?;
+            match header[6] {
+                UDP => Some(40),
+                FRAGMENT => {
+                    let fragment = packet[40..].first_chunk::<8>()?;
+                    let is_first = u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 == 0;
+                    (fragment[0] == UDP && is_first).then_some(48)
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }?;
+    packet.get(payload + 8..)
+}
+
 /// Congestion that the outer packet met, by the ECN field that it came with, is told to the inner one, if that understands
 /// it (RFC 6040). One that does not is left as it is rather than dropped, as WireGuard does it everywhere.
 ///
@@ -66,6 +95,45 @@ mod tests {
         assert_eq!(source_and_length(&[]), None);
         assert_eq!(source_and_length(&[0x60; 39]), None);
         assert_eq!(source_and_length(&[0x10; 60]), None);
+    }
+
+    #[test]
+    fn the_payload_of_udp_is_found_in_whole_packets_and_first_fragments_alone() {
+        let v4 = |protocol: u8, header: u8, offset: [u8; 2]| {
+            let mut packet = vec![0; 64];
+            (packet[0], packet[9]) = (0x40 | header, protocol);
+            packet[6..8].copy_from_slice(&offset);
+            packet[usize::from(header) * 4 + 8] = 7;
+            packet
+        };
+        for (packet, payload) in [
+            (v4(17, 5, [0, 0]), Some(36)),
+            (v4(17, 8, [0x40, 0]), Some(24)),
+            (v4(17, 5, [0x20, 0]), Some(36)),
+            (v4(17, 5, [0x20, 1]), None),
+            (v4(6, 5, [0, 0]), None),
+        ] {
+            assert_eq!(udp_payload(&packet).map(|payload| (payload[0], payload.len())), payload.map(|len| (7, len)));
+        }
+        let v6 = |next: u8, fragment: [u8; 4], at: usize| {
+            let mut packet = vec![0; 64];
+            (packet[0], packet[6]) = (0x60, next);
+            packet[40..44].copy_from_slice(&fragment);
+            packet[at] = 7;
+            packet
+        };
+        for (packet, payload) in [
+            (v6(17, [0; 4], 48), Some(16)),
+            (v6(44, [17, 0, 0, 1], 56), Some(8)),
+            (v6(44, [17, 0, 0, 8], 56), None),
+            (v6(44, [6, 0, 0, 1], 56), None),
+            (v6(6, [0; 4], 48), None),
+        ] {
+            assert_eq!(udp_payload(&packet).map(|payload| (payload[0], payload.len())), payload.map(|len| (7, len)));
+        }
+        for packet in [v4(17, 5, [0, 0]), v4(17, 13, [0, 0]), v6(17, [0; 4], 48), v6(44, [17, 0, 0, 0], 56)] {
+            (0..28).for_each(|length| assert_eq!(udp_payload(&packet[..length]), None, "{length}"));
+        }
     }
 
     #[test]

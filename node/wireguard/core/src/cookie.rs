@@ -2,7 +2,7 @@
 //!
 //! mac1 proves that the sender knows this side's public key: without it there is silence. Under load a message must also
 //! carry mac2, made with a cookie that only the owner of its source address was sent. `CookieChecker` is the side that
-//! is asked, `CookieJar` the side that asks. The clock, the load and random bytes are given in.
+//! is asked, `CookieJar` the side that asks. The clock, the load (`gate`) and random bytes are given in.
 
 use crate::identity::LocalIdentity;
 use crate::message::{COOKIE_REPLY_LEN, CookieReply, MAC, TAG};
@@ -24,31 +24,7 @@ const SECRET_MAX_AGE: Duration = Duration::from_secs(120);
 /// Whoever holds a cookie stops using it this much earlier, for the way and for clocks.
 const SECRET_LATENCY: Duration = Duration::from_secs(5);
 
-/// Handshake messages that a device lets wait; more are dropped, as in the kernel.
-pub const MAX_QUEUED_HANDSHAKES: usize = 4_096;
-/// With this many waiting, it is under load.
-const LOADED_AT: usize = MAX_QUEUED_HANDSHAKES / 8;
-/// And for this long after.
-const LOADED_FOR: Duration = Duration::from_secs(1);
-
 const COOKIE: usize = 16;
-
-/// Whether handshakes must bring a cookie.
-#[derive(Debug, Default)]
-pub struct Load {
-    last: Option<Instant>,
-}
-
-impl Load {
-    /// Takes the number of handshake messages that wait, and says whether the device is, or was a moment ago, under
-    /// load.
-    pub fn observe(&mut self, queued: usize, now: Instant) -> bool {
-        if queued >= LOADED_AT {
-            self.last = Some(now);
-        }
-        self.last.is_some_and(|last| now.saturating_duration_since(last) < LOADED_FOR)
-    }
-}
 
 /// What is to become of a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,16 +276,6 @@ mod tests {
         let verdicts: Vec<Verdict> = (0..7).map(|_| checker.check(&message, SOURCE.into(), true, now)).collect();
         assert_eq!(verdicts, [&[Verdict::Valid; 5][..], &[Verdict::RateLimited; 2]].concat());
         assert_eq!(checker.check(&message, SOURCE.into(), false, now), Verdict::Valid);
-    }
-
-    #[test]
-    fn load_lasts_for_a_second_after_the_queue_was_long() {
-        let now = Instant::now();
-        let mut load = Load::default();
-        assert!(!load.observe(511, now));
-        assert!(load.observe(512, now));
-        assert!(load.observe(0, now + Duration::from_millis(999)));
-        assert!(!load.observe(0, now + Duration::from_secs(1)));
     }
 
     proptest! {

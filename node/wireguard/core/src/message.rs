@@ -49,6 +49,29 @@ pub fn classify(packet: &[u8]) -> Option<MessageKind> {
     }
 }
 
+/// The index in a message that its sender knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The sender's own, in a handshake message.
+    Sender(u32),
+    /// The receiver's, in a data message: the sender was told it in the handshake.
+    Receiver(u32),
+}
+
+impl Named {
+    /// Reads it; `None` if the datagram is no message, or a cookie reply. Of a data message the beginning is enough.
+    #[inline]
+    pub fn parse(datagram: &[u8]) -> Option<Self> {
+        let kind = classify(datagram)?;
+        let index = u32::from_le_bytes(*datagram.get(4..)?.first_chunk()?);
+        match kind {
+            MessageKind::Initiation | MessageKind::Response => Some(Self::Sender(index)),
+            MessageKind::Data => Some(Self::Receiver(index)),
+            MessageKind::Cookie => None,
+        }
+    }
+}
+
 /// A data message's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataHeader {

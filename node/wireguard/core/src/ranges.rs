@@ -24,6 +24,11 @@ struct Range<K> {
 const MAPPED: u8 = 96;
 
 impl Ranges {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// Whether an address is among them.
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {

@@ -2,9 +2,9 @@
 //!
 //! Both cost nothing while nobody asks for them.
 
-use super::endpoints::Barred;
 use super::sync::atomic::{AtomicBool, Ordering};
 use super::sync::{Mutex, RwLock};
+use crate::barred::Barred;
 use crate::udp::Endpoint;
 use mesh_types::PublicKey;
 use std::net::SocketAddr;

@@ -5,9 +5,10 @@
 //! thread; what does not authenticate is dropped in silence.
 
 use super::clock;
-use super::control::Knock;
 use super::hooks::Direction;
-use super::shared::{Indexed, Shared, Tables};
+use super::inbox::Knock;
+use super::indices::Indexed;
+use super::shared::{Shared, Tables};
 use crate::tun::{self, Queue};
 use crate::udp::{Endpoint, Receiver, Socket};
 use mesh_wireguard_core::carried::{mark_congestion, source_and_length};
@@ -91,7 +92,7 @@ impl Inbound {
                     let rest = &arrival.bytes[start..];
                     let run = rest.chunks(stride).take_while(|packet| is_of(packet, receiver)).count();
                     let end = arrival.bytes.len().min(start + run * stride);
-                    if let Some(indexed) = tables.by_index.get(&receiver) {
+                    if let Some(indexed) = tables.indices.get(receiver) {
                         self.batch.take(
                             &mut arrival,
                             start..end,
@@ -107,7 +108,10 @@ impl Inbound {
                     continue;
                 }
                 None if shared.hooks.take_frame(packet, endpoint, &shared.barred) => {}
-                None => shared.inbox.knock(Knock::new(packet, endpoint)),
+                None => {
+                    let knock = Knock::judge(packet, endpoint, &shared.identity, tables, now);
+                    knock.into_iter().for_each(|knock| shared.inbox.knock(knock));
+                }
             }
             start = end;
         }

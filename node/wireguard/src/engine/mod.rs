@@ -4,12 +4,16 @@
 //! interface away. Packets never wait for configuration longer than a table is locked. Nothing here decides who is a
 //! peer.
 
+#[cfg(test)]
+mod attack_tests;
 mod clock;
 mod config;
 mod control;
 mod endpoints;
 mod hooks;
 mod inbound;
+mod inbox;
+mod indices;
 mod outbound;
 mod shared;
 mod sync;
@@ -24,10 +28,10 @@ pub use hooks::{Direction, FRAME_MAGIC, Frame, PacketFilter};
 
 use crate::tun::{Tun, TunError};
 use crate::udp::{Endpoint, Outgoing, Socket};
-use control::{Control, Identity};
+use control::Control;
 use mesh_types::{AllowedIp, PrivateKey, PublicKey};
 use mesh_wireguard_core::{LocalIdentity, Peer};
-use shared::{Cell, Shared, Tables};
+use shared::{Cell, Shared};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,7 +53,6 @@ const SOCKETS_CLOSE: Duration = Duration::from_secs(1);
 /// A running engine.
 pub struct Engine {
     shared: Arc<Shared>,
-    identity: Arc<Identity>,
     settings: Mutex<Settings>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -101,18 +104,12 @@ impl Engine {
         let failed = |source: io::Error| EngineError::System { doing: format!("start {interface}"), source };
         let shared = Shared::new(tun, workers).map_err(|errno| failed(errno.into()))?;
         let shared = Arc::new(shared);
-        let identity = Arc::<Identity>::default();
-        let mut engine = Self {
-            shared: shared.clone(),
-            identity: identity.clone(),
-            settings: Mutex::default(),
-            threads: Vec::new(),
-        };
+        let mut engine = Self { shared: shared.clone(), settings: Mutex::default(), threads: Vec::new() };
         for (number, queue) in queues.into_iter().enumerate() {
             let worker = Worker::new(number, shared.clone(), queue);
             engine.spawn(format!("wg-{interface}-{number}"), || worker.run()).map_err(failed)?;
         }
-        let control = Control::new(shared, identity);
+        let control = Control::new(shared);
         engine.spawn(format!("wg-{interface}"), || control.run()).map_err(failed)?;
         Ok(engine)
     }
@@ -158,7 +155,7 @@ impl Engine {
                 Change::PrivateKey(key) => self.set_key(&mut settings, key.as_ref())?,
                 Change::ListenPort(port) => self.set_port(&mut settings, *port)?,
                 Change::FwMark(mark) => self.set_mark(&mut settings, *mark)?,
-                Change::RemoveAllPeers => *self.shared.tables_mut() = Tables::default(),
+                Change::RemoveAllPeers => self.shared.tables_mut().clear(),
                 Change::Peer(change) => self.change_peer(&settings, change),
             }
         }
@@ -178,7 +175,7 @@ impl Engine {
             public_key: settings.key.as_ref().map(|(_, local)| local.public_key()),
             listen_port: socket.and_then(|socket| socket.port().ok()).unwrap_or_default(),
             fwmark: settings.fwmark,
-            looped_datagrams: 0,
+            looped_datagrams: self.shared.looped.load(Ordering::Relaxed),
             peers,
         }
     }
@@ -192,13 +189,11 @@ impl Engine {
 
     /// Bars ranges to endpoints, in place of those before: the addresses that are reached through this engine's interface
     /// or any other tunnel of this host. At once, endpoints inside are given up and none is taken any more, whoever
-    /// authenticates from there or asks for it with a change. What authenticated from there is still delivered.
+    /// authenticates from there or asks for it with a change, and nothing is sent from such an address of this host. What
+    /// authenticated from there is still delivered. The interface's own addresses are always barred.
     pub fn bar(&self, ranges: Vec<AllowedIp>) {
-        self.shared.barred.set(ranges.into_iter().collect());
-        let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
-        for cell in cells {
-            cell.lock().endpoint.recheck(&cell.key, &self.shared.barred);
-        }
+        self.shared.barred.set_ranges(ranges);
+        self.shared.recheck_endpoints();
     }
 
     /// Lets a filter decide from now on which packets pass; without one all do.
@@ -233,21 +228,23 @@ impl Engine {
         }
         let Some(key) = key else {
             settings.key = None;
-            self.identity.set(None);
+            self.shared.identity.set(None);
             self.close_sockets();
             return Ok(());
         };
         let local = Arc::new(LocalIdentity::new(key));
         // A peer with our own key would be ourselves.
-        self.shared.tables_mut().remove(&local.public_key());
-        let cells: Vec<Arc<Cell>> = self.shared.tables().peers.values().cloned().collect();
-        for cell in cells {
+        let mut tables = self.shared.tables_mut();
+        tables.remove(&local.public_key());
+        tables.forget_initiations();
+        drop(tables);
+        for cell in self.shared.cells() {
             let mut state = cell.lock();
             state.core.set_identity(&local);
             self.attend(&cell, &mut state);
         }
         settings.key = Some((key.clone(), local.clone()));
-        self.identity.set(Some(local));
+        self.shared.identity.set(Some(local));
         if self.shared.socket(0).is_none() {
             self.bind(settings, settings.listen_port)?;
         }
@@ -266,7 +263,7 @@ impl Engine {
 
     /// Binds the new sockets first: if that fails, the old ones are as they were.
     fn bind(&self, settings: &Settings, port: u16) -> Result<(), EngineError> {
-        let group = Socket::bind_group(self.shared.wakers.len(), port, settings.fwmark);
+        let group = Socket::bind_group(self.shared.wakers.len(), port, settings.fwmark, &self.shared.barred);
         let group = group.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => EngineError::PortTaken { port },
             _ => EngineError::System { doing: format!("listen on UDP port {port}"), source: error },

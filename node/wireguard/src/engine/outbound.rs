@@ -7,7 +7,9 @@
 use super::hooks::Direction;
 use super::shared::{Cell, CellState, Shared};
 use crate::udp::{Endpoint, MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, MAX_TRAINS, Outgoing, Socket};
+use mesh_wireguard_core::carried::udp_payload;
 use mesh_wireguard_core::keys::{DATA_HEADER, KeyPair, TAG, padded_len};
+use mesh_wireguard_core::message::Named;
 use mesh_wireguard_core::offload::{Segments, VnetHeader, split};
 use mesh_wireguard_core::peer::Outgoing as Grant;
 use std::io;
@@ -59,7 +61,9 @@ impl Outbound {
         Self { bytes: vec![0; BYTES].into_boxed_slice(), used: 0, trains: Vec::with_capacity(TRAINS) }
     }
 
-    /// Takes what one read of the interface gave: to a train, to the peer's waiting room, or nowhere.
+    /// Takes what one read of the interface gave: to a train, to the peer's waiting room, or nowhere. A datagram of our own
+    /// goes nowhere, whatever routes led it here: a tunnel must not carry itself. Of one in fragments the rest may be
+    /// carried, once: what carries it is whole.
     pub(crate) fn take(&mut self, raw: &[u8], shared: &Shared, socket: Option<&Socket>, now: Instant) {
         let Some((header, packet)) = part(raw) else { return };
         let Some(destination) = destination(packet) else { return };
@@ -69,6 +73,12 @@ impl Outbound {
                 trace!(%destination, "no peer has this address");
                 return;
             };
+            if let Some(message) = udp_payload(packet).and_then(Named::parse)
+                && tables.indices.is_own(message)
+            {
+                let datagrams = split(&header, packet).map_or(1, |segments| segments.count());
+                return shared.note_looped(destination, datagrams as u64);
+            }
             cell.clone()
         };
         let filter = shared.hooks.filter();

@@ -3,20 +3,24 @@
 //! Workers take the tables' lock for reading once a batch, and a peer's lock once for all packets of it that follow each
 //! other; sealing and opening happen outside of both. Only the control thread and configuration write the tables.
 
-use super::control::Inbox;
-use super::endpoints::{Barred, PeerEndpoint};
+use super::endpoints::PeerEndpoint;
 use super::hooks::Hooks;
+use super::inbox::{Identity, Inbox};
+use super::indices::Indices;
 use super::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Waker};
+use crate::barred::Barred;
 use crate::tun::Tun;
 use crate::udp::Socket;
 use mesh_types::{PresharedKey, PublicKey};
 use mesh_wireguard_core::allowed::AllowedIps;
-use mesh_wireguard_core::keys::KeyPair;
+use mesh_wireguard_core::newest::NewestInitiations;
 use mesh_wireguard_core::peer::Peer;
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
+use tracing::warn;
 
 /// Super-packets that wait for a session with one peer, as in the kernel; the oldest goes first.
 pub(crate) const MAX_STAGED: usize = 128;
@@ -35,9 +39,12 @@ pub(crate) struct Shared {
     /// Counts the times that the sockets changed.
     pub(crate) generation: AtomicU64,
     pub(crate) mtu: AtomicUsize,
+    pub(crate) identity: Identity,
     pub(crate) inbox: Inbox,
     pub(crate) hooks: Hooks,
-    pub(crate) barred: Barred,
+    pub(crate) barred: Arc<Barred>,
+    /// Datagrams of ours that came out of our interface.
+    pub(crate) looped: AtomicU64,
     /// One for each worker.
     pub(crate) wakers: Vec<Waker>,
     /// For whoever waits for the end.
@@ -53,17 +60,9 @@ pub(crate) struct Tables {
     pub(crate) allowed: AllowedIps<PeerId>,
     pub(crate) peers: HashMap<PeerId, Arc<Cell>>,
     pub(crate) by_key: HashMap<PublicKey, PeerId>,
-    /// Receiver indices that we gave out: of sessions, and of handshakes under way.
-    pub(crate) by_index: HashMap<u32, Indexed>,
+    pub(crate) indices: Indices,
+    newest: NewestInitiations,
     next: PeerId,
-}
-
-/// What a receiver index leads to.
-#[derive(Clone)]
-pub(crate) struct Indexed {
-    pub(crate) cell: Arc<Cell>,
-    /// `None` while the handshake is under way.
-    pub(crate) keys: Option<Arc<KeyPair>>,
 }
 
 /// One peer.
@@ -100,9 +99,11 @@ impl Shared {
             sockets: RwLock::default(),
             generation: AtomicU64::new(0),
             mtu: AtomicUsize::new(mtu.into()),
+            identity: Identity::default(),
             inbox: Inbox::new()?,
             hooks: Hooks::default(),
-            barred: Barred::default(),
+            barred: Arc::default(),
+            looped: AtomicU64::new(0),
             wakers: (0..workers).map(|_| Waker::new()).collect::<Result<_, _>>()?,
             ended: Waker::new()?,
             stopping: AtomicBool::new(false),
@@ -147,6 +148,26 @@ impl Shared {
         }
     }
 
+    /// All peers, as they are now.
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.tables().peers.values().cloned().collect()
+    }
+
+    /// Has endpoints that are barred now given up.
+    pub(crate) fn recheck_endpoints(&self) {
+        self.cells().iter().for_each(|cell| cell.lock().endpoint.recheck(&cell.key, &self.barred));
+    }
+
+    /// Counts datagrams of ours that came out of our interface on their way to a peer, and tells so, ever more seldom.
+    pub(crate) fn note_looped(&self, destination: IpAddr, datagrams: u64) {
+        let before = self.looped.fetch_add(datagrams, Ordering::Relaxed);
+        let count = before + datagrams;
+        if before.leading_zeros() != count.leading_zeros() {
+            let interface = self.tun.name();
+            warn!(interface, %destination, count, "datagrams of this tunnel were routed into it and dropped");
+        }
+    }
+
     /// Has all threads look up.
     pub(crate) fn wake_all(&self) {
         self.wakers.iter().for_each(Waker::wake);
@@ -168,7 +189,8 @@ impl Shared {
 
 impl Tables {
     /// Adds a peer, whose key is not there yet.
-    pub(crate) fn insert(&mut self, core: Peer, key: PublicKey) -> Arc<Cell> {
+    pub(crate) fn insert(&mut self, mut core: Peer, key: PublicKey) -> Arc<Cell> {
+        core.set_newest_initiation(self.newest.take(&key));
         while self.peers.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }
@@ -188,9 +210,22 @@ impl Tables {
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         let Some(cell) = self.by_key.remove(key).and_then(|id| self.peers.remove(&id)) else { return };
         self.allowed.remove_all(cell.id);
-        for index in cell.lock().core.indices() {
-            self.by_index.remove(&index);
+        let state = cell.lock();
+        self.newest.keep(*key, state.core.newest_initiation());
+        for index in state.core.indices() {
+            self.indices.remove(index);
         }
+    }
+
+    /// Takes all peers out.
+    pub(crate) fn clear(&mut self) {
+        let keys: Vec<PublicKey> = self.by_key.keys().copied().collect();
+        keys.iter().for_each(|key| self.remove(key));
+    }
+
+    /// Forgets what was kept of peers that are gone: with another private key nothing recorded is good any more.
+    pub(crate) fn forget_initiations(&mut self) {
+        self.newest = NewestInitiations::default();
     }
 
     pub(crate) fn peer(&self, key: &PublicKey) -> Option<&Arc<Cell>> {

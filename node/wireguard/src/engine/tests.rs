@@ -5,8 +5,10 @@
 //! A run that fails prints its schedule; `shuttle::replay(scenario, "…")` in place of [`explore`] runs it again.
 
 use super::clock;
-use super::control::{Control, Identity, Inbox, KNOCKS_AT_ONCE, Knock};
+use super::control::Control;
 use super::inbound::Inbound;
+use super::inbox::{Identity, Inbox, KNOCKS_AT_ONCE, Knock};
+use super::indices::Indexed;
 use super::outbound::Outbound;
 use super::shared::{Cell, Shared, Tables};
 use super::sync::atomic::Ordering;
@@ -33,7 +35,7 @@ use std::time::Duration;
 const FAR: [u8; 4] = [10, 0, 0, 2];
 
 /// Tries a scenario in orders that are random, and in orders with few but unlikely changes of thread.
-fn explore(times: usize, scenario: fn()) {
+pub(super) fn explore(times: usize, scenario: fn()) {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     // Far more than any needs that ends.
@@ -47,16 +49,19 @@ fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
     const EACH: usize = KNOCKS_AT_ONCE / 2 + 5;
     explore(300, || {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let cookie = [&[3, 0, 0, 0][..], &[0; 60]].concat();
+        let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
+        let mut tables = Tables::default();
+        await_answer(&mut tables, &local);
         let endpoint = Endpoint { remote: SocketAddr::from(([192, 0, 2, 1], 1)), source: None };
+        let cookie = Knock::judge(&COOKIE, endpoint, &Identity::default(), &tables, clock::now()).unwrap();
         let senders: Vec<_> = (0..2)
             .map(|n| {
-                let (inbox, cookie) = (inbox.clone(), cookie.clone());
+                let inbox = inbox.clone();
                 thread::spawn(move || {
                     // First, since it wakes whatever waits already.
                     inbox.attend(n);
                     for _ in 0..EACH {
-                        inbox.knock(Knock::new(&cookie, endpoint));
+                        inbox.knock(cookie);
                     }
                 })
             })
@@ -65,7 +70,7 @@ fn who_leaves_something_in_the_inbox_wakes_who_takes_it() {
         while taken < 2 * EACH || attention.len() < 2 {
             let waiting = inbox.take(&mut knocks, &mut attention);
             taken += knocks.drain(..).count();
-            if waiting <= KNOCKS_AT_ONCE && (taken < 2 * EACH || attention.len() < 2) {
+            if !waiting.more && (taken < 2 * EACH || attention.len() < 2) {
                 inbox.waker.wait(None, PollTimeout::NONE).unwrap();
             }
         }
@@ -109,7 +114,7 @@ fn no_index_leads_to_a_peer_that_was_taken_away() {
             thread::spawn(move || {
                 shared.tables_mut().remove(&key);
                 let cell = add(&shared, &near_key, &far_identity(), endpoint);
-                *shared.tables_mut() = Tables::default();
+                shared.tables_mut().clear();
                 drop(cell);
                 add(&shared, &near_key, &far_identity(), endpoint);
             })
@@ -125,10 +130,10 @@ fn no_index_leads_to_a_peer_that_was_taken_away() {
         near.end();
         let tables = shared.tables();
         assert_eq!(tables.peers.len(), 1);
-        for (index, indexed) in &tables.by_index {
+        for (index, indexed) in tables.indices.iter() {
             let cell = tables.peers.get(&indexed.cell.id);
             assert!(cell.is_some_and(|cell| Arc::ptr_eq(cell, &indexed.cell)), "{index} leads to a peer that is gone");
-            assert!(indexed.cell.lock().core.indices().any(|held| held == *index), "{index} leads to no session");
+            assert!(indexed.cell.lock().core.indices().any(|held| held == index), "{index} leads to no session");
         }
     });
 }
@@ -157,17 +162,18 @@ fn a_deadline_that_the_machine_slept_through_is_told_by_the_next_packet() {
 fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
     explore(1, || {
         let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
-        shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+        shared.set_sockets(Socket::bind_group(1, 0, 0, &shared.barred).unwrap());
         let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
         let port = shared.socket(0).unwrap().port().unwrap();
         let network = UdpSocket::bind("127.0.0.1:0").unwrap();
         let remote = network.local_addr().unwrap();
         let cell = add(&shared, &local, &far_identity(), Endpoint { remote, source: None });
         let (queue, mut host) = Queue::piped();
+        await_answer(&mut shared.tables_mut(), &local);
         let mut worker = Worker::new(0, shared.clone(), queue);
         for number in 0..100 {
             host.write_all(&raw(number)).unwrap();
-            network.send_to(&[&[3, 0, 0, 0][..], &[0; 60]].concat(), ("127.0.0.1", port)).unwrap();
+            network.send_to(&COOKIE, ("127.0.0.1", port)).unwrap();
         }
         // Packets of the host wait for a session, and messages for the control thread, which there is none of.
         let (mut knocks, mut attention, mut rounds) = (VecDeque::new(), Vec::new(), 0);
@@ -177,7 +183,8 @@ fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
             let waiting = cell.lock().staged.len();
             assert!(waiting > from_host || from_host == 100, "round {rounds} takes nothing of the host's");
             from_host = waiting;
-            let taken = shared.inbox.take(&mut knocks, &mut attention);
+            shared.inbox.take(&mut knocks, &mut attention);
+            let taken = knocks.drain(..).count();
             assert!(taken > 0 || from_network == 100, "round {rounds} takes nothing of the network's");
             from_network += taken;
             rounds += 1;
@@ -186,18 +193,34 @@ fn a_side_that_always_has_something_does_not_keep_the_other_waiting() {
     });
 }
 
+/// A cookie reply to the handshake with index 0.
+const COOKIE: [u8; 64] = {
+    let mut message = [0; 64];
+    message[0] = 3;
+    message
+};
+
+/// Has a handshake with index 0 wait for its answer.
+fn await_answer(tables: &mut Tables, local: &Arc<LocalIdentity>) {
+    let key = LocalIdentity::new(&PrivateKey::from_bytes([3; 32])).public_key();
+    let cell = tables.insert(Peer::new(local, key, None, None), key);
+    tables.indices.insert(0, Indexed { cell, keys: None });
+}
+
 /// An engine without an interface: its control thread, and a worker's way in.
-struct Near {
-    shared: Arc<Shared>,
+pub(super) struct Near {
+    pub(super) shared: Arc<Shared>,
     local: Arc<LocalIdentity>,
     threads: [thread::JoinHandle<()>; 2],
 }
 
 /// The peer: an engine of its own in one turn.
-struct Far {
-    peer: Peer,
+pub(super) struct Far {
+    pub(super) peer: Peer,
     local: Arc<LocalIdentity>,
-    socket: UdpSocket,
+    pub(super) socket: UdpSocket,
+    /// What came, as it came.
+    pub(super) heard: Vec<Vec<u8>>,
     sessions: BTreeMap<u32, Arc<KeyPair>>,
     arrived: BTreeSet<u8>,
     /// Sessions and counters that were used.
@@ -205,12 +228,13 @@ struct Far {
     fresh: u32,
 }
 
-fn both() -> (Near, Far) {
+pub(super) fn both() -> (Near, Far) {
     let local = Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([1; 32])));
     let far = Far {
         peer: Peer::new(&far_identity(), local.public_key(), None, None),
         local: far_identity(),
         socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        heard: Vec::new(),
         sessions: BTreeMap::new(),
         arrived: BTreeSet::new(),
         seen: BTreeSet::new(),
@@ -218,15 +242,14 @@ fn both() -> (Near, Far) {
     };
     far.socket.set_nonblocking(true).unwrap();
     let shared = Arc::new(Shared::new(Tun::absent(), 1).unwrap());
-    shared.set_sockets(Socket::bind_group(1, 0, 0).unwrap());
+    shared.set_sockets(Socket::bind_group(1, 0, 0, &shared.barred).unwrap());
     add(&shared, &local, &far.local, far.endpoint());
-    let identity = Arc::<Identity>::default();
-    identity.set(Some(local.clone()));
+    shared.identity.set(Some(local.clone()));
     let port = shared.socket(0).unwrap().port().unwrap();
     far.socket.connect(("127.0.0.1", port)).unwrap();
     let control = thread::spawn({
         let shared = shared.clone();
-        move || Control::new(shared, identity).run()
+        move || Control::new(shared).run()
     });
     let worker = thread::spawn({
         let shared = shared.clone();
@@ -245,7 +268,7 @@ fn take_in(shared: &Shared) {
     }
 }
 
-fn far_identity() -> Arc<LocalIdentity> {
+pub(super) fn far_identity() -> Arc<LocalIdentity> {
     Arc::new(LocalIdentity::new(&PrivateKey::from_bytes([2; 32])))
 }
 
@@ -262,7 +285,7 @@ fn add(shared: &Shared, local: &Arc<LocalIdentity>, far: &LocalIdentity, endpoin
 
 impl Near {
     /// Has the host send packets with these numbers, as a worker does.
-    fn sends(&self, numbers: std::ops::Range<u8>) -> thread::JoinHandle<()> {
+    pub(super) fn sends(&self, numbers: std::ops::Range<u8>) -> thread::JoinHandle<()> {
         let shared = self.shared.clone();
         thread::spawn(move || {
             let (mut outbound, socket) = (Outbound::new(), shared.socket(0));
@@ -273,7 +296,7 @@ impl Near {
         })
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.wake_all();
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -295,7 +318,7 @@ impl Far {
     }
 
     /// Answers until so many packets have come.
-    fn hears(&mut self, count: usize) -> BTreeSet<u8> {
+    pub(super) fn hears(&mut self, count: usize) -> BTreeSet<u8> {
         while self.arrived.len() < count {
             if !self.turn() {
                 thread::yield_now();
@@ -304,17 +327,18 @@ impl Far {
         self.arrived.clone()
     }
 
-    fn initiates(&mut self) {
+    pub(super) fn initiates(&mut self) {
         let (fresh, now) = (self.fresh(), clock::now());
         let message = self.peer.initiate(fresh, Tai64n::from_unix(Duration::from_secs(1_700_000_000)), now).unwrap();
         self.socket.send(&message).unwrap();
     }
 
     /// Takes one datagram, if there is one.
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         let mut buffer = [0; 2_048];
         let Ok(length) = self.socket.recv(&mut buffer) else { return false };
         let (datagram, now) = (&mut buffer[..length], clock::now());
+        self.heard.push(datagram.to_vec());
         match classify(datagram) {
             Some(MessageKind::Initiation) => {
                 let opened = self.local.open_initiation(&Initiation::parse(datagram).unwrap()).unwrap();

@@ -3,15 +3,18 @@
 //! One thread accepts, one serves each client; a client may ask several times. The socket goes when this is dropped.
 
 pub mod text;
+mod wiped;
 
 use crate::engine::{Engine, EngineError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read as _, Write as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,11 +23,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use text::Request;
 use tracing::{debug, warn};
+use wiped::Wiped;
+use zeroize::Zeroizing;
 
 /// Where `wg(8)` looks for sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
 /// The largest request: far more than ten thousand peers with ten prefixes each.
-const MAX_REQUEST: u64 = 64 << 20;
+const MAX_REQUEST: usize = 64 << 20;
+/// Bytes that are read at a time.
+const CHUNK: usize = 4_096;
 /// Clients served at a time; `wg(8)` asks one thing and goes.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take between two lines.
@@ -50,9 +57,7 @@ impl Uapi {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(&path)?;
         let stop = Arc::new(EventFd::new()?);
         let thread = std::thread::Builder::new().name("wg-uapi".into()).spawn({
             let stop = stop.clone();
@@ -78,6 +83,17 @@ impl Drop for Uapi {
             warn!("the thread of the UAPI socket panicked");
         }
     }
+}
+
+/// Binds the socket. Linux gives the file the mode of the socket, less the umask: so nobody else can connect, not even for
+/// an instant.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::new(MAX_CLIENTS as i32)?)?;
+    Ok(socket.into())
 }
 
 fn accept(listener: &UnixListener, stop: &EventFd, engine: &Arc<Engine>) {
@@ -114,47 +130,65 @@ fn serve(client: &UnixStream, engine: &Engine) -> io::Result<()> {
     client.set_nonblocking(false)?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(client);
-    while let Some(request) = read_request(&mut reader)? {
-        let (mut answer, errno) = answer(&request, engine);
-        answer.push_str(&format!("errno={errno}\n\n"));
-        (&mut &*client).write_all(answer.as_bytes())?;
+    let mut received = Wiped::default();
+    while let Some(request) = read_request(&mut &*client, &mut received)? {
+        (&mut &*client).write_all(answer(&request, engine).as_bytes())?;
     }
     Ok(())
 }
 
-/// Reads up to the empty line; `None` at the end.
-fn read_request(reader: &mut impl BufRead) -> io::Result<Option<String>> {
-    let mut reader = reader.take(MAX_REQUEST);
-    let mut request = String::new();
+/// Reads up to the empty line, which is left out; `None` at the end. What came behind it stays in `received`.
+fn read_request(reader: &mut impl Read, received: &mut Wiped) -> io::Result<Option<Wiped>> {
+    let mut chunk = Zeroizing::new([0; CHUNK]);
+    let mut looked_at = 0;
     loop {
-        let before = request.len();
-        if reader.read_line(&mut request)? == 0 {
-            return if request.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-        }
-        if &request[before..] == "\n" {
-            request.truncate(before);
+        if let Some(end) = empty_line(received.as_bytes(), looked_at) {
+            let request = received.split_to(end);
+            received.split_to(1);
             return Ok(Some(request));
+        }
+        looked_at = received.as_bytes().len();
+        match reader.read(&mut *chunk)? {
+            0 if looked_at == 0 => return Ok(None),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count if looked_at + count > MAX_REQUEST => return Err(io::ErrorKind::FileTooLarge.into()),
+            count => received.push(&chunk[..count]),
         }
     }
 }
 
-/// The answer's lines and its error number: negative, as all implementations have it.
-fn answer(request: &str, engine: &Engine) -> (String, i32) {
-    match text::parse(request) {
-        Ok(Request::Get) => (text::describe(&engine.read()), 0),
-        Ok(Request::Set(changes)) => match engine.apply(&changes) {
-            Ok(()) => (String::new(), 0),
+/// Where the first line without anything in it begins, if it is not before `from`.
+fn empty_line(text: &[u8], from: usize) -> Option<usize> {
+    (from..text.len()).find(|&at| text[at] == b'\n' && (at == 0 || text[at - 1] == b'\n'))
+}
+
+/// The answer, with its error number: negative, as all implementations have it.
+fn answer(request: &Wiped, engine: &Engine) -> Wiped {
+    let mut out = Wiped::default();
+    let parsed = std::str::from_utf8(request.as_bytes()).map(text::parse);
+    let errno = match parsed {
+        Ok(Ok(Request::Get)) => {
+            text::describe(&engine.read(), &mut out);
+            0
+        }
+        Ok(Ok(Request::Set(changes))) => match engine.apply(&changes) {
+            Ok(()) => 0,
             Err(error) => {
                 warn!(%error, "change not made");
-                (String::new(), -error.errno())
+                -error.errno()
             }
         },
-        Err(error) => {
+        Ok(Err(error)) => {
             warn!(%error, "request not understood");
-            (String::new(), -libc::EINVAL)
+            -libc::EINVAL
         }
-    }
+        Err(_) => {
+            warn!("request not understood: it is no UTF-8");
+            -libc::EINVAL
+        }
+    };
+    out.push(format!("errno={errno}\n\n").as_bytes());
+    out
 }
 
 impl EngineError {
@@ -165,5 +199,39 @@ impl EngineError {
             Self::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Tun(_) => libc::EIO,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_end_with_an_empty_line_however_they_are_cut() {
+        let text = b"get=1\n\nset=1\nlisten_port=7\n\n\nget=1\n\n";
+        for size in 1..text.len() {
+            let mut chunks: Box<dyn Read> = Box::new(io::empty());
+            for chunk in text.chunks(size) {
+                chunks = Box::new(chunks.chain(chunk));
+            }
+            let mut received = Wiped::default();
+            let mut requests = Vec::new();
+            while let Some(request) = read_request(&mut chunks, &mut received).unwrap() {
+                requests.push(String::from_utf8(request.as_bytes().to_vec()).unwrap());
+            }
+            assert_eq!(requests, ["get=1\n", "set=1\nlisten_port=7\n", "", "get=1\n"], "{size} at a time");
+        }
+        let cut = read_request(&mut &b"get=1\n"[..], &mut Wiped::default());
+        assert_eq!(cut.map(drop).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_socket_is_its_owners_alone_from_the_start() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = std::env::temp_dir().join(format!("mesh-uapi-{}.sock", std::process::id()));
+        let _listener = listen(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

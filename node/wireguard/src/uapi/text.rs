@@ -2,9 +2,10 @@
 
 use crate::engine::{Change, DeviceState, PeerChange, PeerChangeKind, since_1970};
 use mesh_types::{AllowedIp, PresharedKey, PrivateKey, PublicKey};
-use std::fmt::Write as _;
+use std::fmt;
 use std::net::SocketAddr;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +58,7 @@ fn parse_changes<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Change>
     for (line, number) in lines.zip(2..) {
         let (key, value) = line.split_once('=').ok_or(RequestError::Form(number))?;
         if key == "public_key" {
-            let key = PublicKey::from_bytes(parse_key(key, value)?);
+            let key = PublicKey::from_bytes(*parse_key(key, value)?);
             changes.push(Change::Peer(PeerChange::new(key, PeerChangeKind::Set)));
             continue;
         }
@@ -74,7 +75,7 @@ fn parse_of_device(key: &str, value: &str) -> Result<Change, RequestError> {
     match key {
         "private_key" => {
             let bytes = parse_key(key, value)?;
-            Ok(Change::PrivateKey((bytes != [0; 32]).then(|| PrivateKey::from_bytes(bytes))))
+            Ok(Change::PrivateKey((*bytes != [0; 32]).then(|| PrivateKey::from_bytes(*bytes))))
         }
         "listen_port" => Ok(Change::ListenPort(parse_number(key, value)?)),
         "fwmark" => Ok(Change::FwMark(parse_number(key, value)?)),
@@ -95,7 +96,7 @@ fn parse_of_peer(peer: &mut PeerChange, key: &str, value: &str) -> Result<(), Re
         }
         "preshared_key" => {
             let bytes = parse_key(key, value)?;
-            peer.preshared_key = Some((bytes != [0; 32]).then(|| PresharedKey::from_bytes(bytes)));
+            peer.preshared_key = Some((*bytes != [0; 32]).then(|| PresharedKey::from_bytes(*bytes)));
         }
         "endpoint" => peer.endpoint = Some(value.parse::<SocketAddr>().map_err(|_| invalid(key, value))?),
         "persistent_keepalive_interval" => {
@@ -115,8 +116,8 @@ fn parse_of_peer(peer: &mut PeerChange, key: &str, value: &str) -> Result<(), Re
     Ok(())
 }
 
-fn parse_key(key: &str, value: &str) -> Result<[u8; 32], RequestError> {
-    let mut bytes = [0; 32];
+fn parse_key(key: &str, value: &str) -> Result<Zeroizing<[u8; 32]>, RequestError> {
+    let mut bytes = Zeroizing::new([0; 32]);
     let digits = value.as_bytes();
     // What is wrong with a key is not repeated: it may be a secret.
     let wrong = || invalid(key, "(not 64 hex digits)");
@@ -142,11 +143,10 @@ fn invalid(key: &str, value: &str) -> RequestError {
     RequestError::Value { key: key.to_owned(), value: value.to_owned() }
 }
 
-/// Writes a device's state, without the line that ends it.
-pub fn describe(state: &DeviceState) -> String {
-    let mut out = String::new();
-    // Writing to a string cannot fail.
-    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+/// Writes a device's state, without the line that ends it. Keys are among it.
+pub fn describe(state: &DeviceState, out: &mut impl fmt::Write) {
+    // Writing to text cannot fail.
+    let mut line = |key: &str, value: &dyn fmt::Display| {
         let _ = writeln!(out, "{key}={value}");
     };
     if let Some(key) = &state.private_key {
@@ -176,14 +176,13 @@ pub fn describe(state: &DeviceState) -> String {
             line("allowed_ip", allowed);
         }
     }
-    out
 }
 
 /// Bytes in hex.
 struct Hex<'a>(&'a [u8]);
 
-impl std::fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -281,7 +280,8 @@ mod tests {
                 tx_bytes: 6,
             }],
         };
-        let told = describe(&state);
+        let mut told = String::new();
+        describe(&state, &mut told);
         let counters = ["last_handshake_time_sec=0\n", "last_handshake_time_nsec=0\n", "tx_bytes=6\n", "rx_bytes=5\n"];
         assert!(counters.iter().all(|line| told.contains(line)), "{told}");
         let settings = counters.iter().fold(told.clone(), |text, line| text.replace(line, ""));

@@ -7,10 +7,14 @@
 mod name;
 mod receive;
 mod send;
+mod source;
 
 pub(crate) use receive::Receiver;
+use source::Probes;
+
 pub(crate) use send::{MAX_TRAIN_BYTES, MAX_TRAIN_PACKETS, MAX_TRAINS, Outgoing};
 
+use crate::barred::Barred;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, setsockopt, sockopt};
 use std::ffi::c_int;
@@ -18,6 +22,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::debug;
 
@@ -31,6 +36,9 @@ pub(crate) struct Socket {
     family: Family,
     /// Whether the kernel still cuts trains for us.
     gso: AtomicBool,
+    /// From where nothing is sent.
+    barred: Arc<Barred>,
+    probes: Probes,
 }
 
 /// What the socket speaks.
@@ -53,16 +61,16 @@ pub(crate) struct Endpoint {
 
 impl Socket {
     /// Binds that many sockets to one port, which nobody else has and nobody else can take; 0 lets the system choose.
-    pub(crate) fn bind_group(count: usize, port: u16, mark: u32) -> io::Result<Vec<Self>> {
+    pub(crate) fn bind_group(count: usize, port: u16, mark: u32, barred: &Arc<Barred>) -> io::Result<Vec<Self>> {
         // The first is bound alone, which fails if any other program has the port. Only then are the rest let in, and
         // after them nobody.
-        let first = Self::bind_one(port, mark, false)?;
+        let first = Self::bind_one(port, mark, false, barred)?;
         let port = first.port()?;
         let mut group = vec![first];
         if count > 1 {
             setsockopt(&group[0].fd, sockopt::ReusePort, &true)?;
             for _ in 1..count {
-                group.push(Self::bind_one(port, mark, true)?);
+                group.push(Self::bind_one(port, mark, true, barred)?);
             }
             for socket in &group {
                 setsockopt(&socket.fd, sockopt::ReusePort, &false)?;
@@ -71,14 +79,15 @@ impl Socket {
         Ok(group)
     }
 
-    fn bind_one(port: u16, mark: u32, shared: bool) -> io::Result<Self> {
-        match Self::bind_family(Family::Both, port, mark, shared) {
-            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => Ok(Self::bind_family(Family::V4, port, mark, shared)?),
+    fn bind_one(port: u16, mark: u32, shared: bool, barred: &Arc<Barred>) -> io::Result<Self> {
+        let bind = |family| Self::bind_family(family, port, mark, shared, barred);
+        match bind(Family::Both) {
+            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => Ok(bind(Family::V4)?),
             bound => Ok(bound?),
         }
     }
 
-    fn bind_family(family: Family, port: u16, mark: u32, shared: bool) -> Result<Self, Errno> {
+    fn bind_family(family: Family, port: u16, mark: u32, shared: bool, barred: &Arc<Barred>) -> Result<Self, Errno> {
         let domain = match family {
             Family::Both => AddressFamily::Inet6,
             Family::V4 => AddressFamily::Inet,
@@ -87,7 +96,7 @@ impl Socket {
         let fd = socket::socket(domain, SockType::Datagram, flags, None)?;
         // Linux has it since 4.18; others may know the name and not the thing.
         let gso = AtomicBool::new(has_option(&fd, libc::SOL_UDP, libc::UDP_SEGMENT));
-        let socket = Self { fd, family, gso };
+        let socket = Self { fd, family, gso, barred: barred.clone(), probes: Probes::open() };
         socket.set_options(shared)?;
         socket.set_mark(mark)?;
         match family {
@@ -130,10 +139,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Marks outgoing packets from now on; taking a mark off needs no right, setting one does.
+    /// Marks outgoing packets from now on.
     pub(crate) fn set_mark(&self, mark: u32) -> Result<(), Errno> {
-        let unmarked = socket::getsockopt(&self.fd, sockopt::Mark)? == mark;
-        if unmarked { Ok(()) } else { setsockopt(&self.fd, sockopt::Mark, &mark) }
+        set_mark(&self.fd, mark)?;
+        self.probes.set_mark(mark)
     }
 
     /// The port.
@@ -166,6 +175,12 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Taking a mark off needs no right, setting one does.
+fn set_mark(fd: &OwnedFd, mark: u32) -> Result<(), Errno> {
+    let has_it = socket::getsockopt(fd, sockopt::Mark)? == mark;
+    if has_it { Ok(()) } else { setsockopt(fd, sockopt::Mark, &mark) }
 }
 
 fn has_option(fd: &OwnedFd, level: c_int, name: c_int) -> bool {

@@ -36,15 +36,18 @@ impl Socket {
     pub(crate) fn send(&self, train: &Outgoing<'_>) -> io::Result<bool> {
         let mut train = *train;
         let mut source_lost = false;
+        if train.endpoint.source.is_none() {
+            train.endpoint.source = self.source(train.endpoint.remote)?;
+        }
         loop {
             let single = train.bytes.len() <= train.stride;
             let result = if single || self.has_gso() { send_message(self, &train) } else { each(self, &train) };
             match result {
                 // The address is no longer ours, or leads nowhere any more.
                 Err(Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::ENETUNREACH | Errno::EHOSTUNREACH)
-                    if train.endpoint.source.is_some() =>
+                    if train.endpoint.source.is_some() && !source_lost =>
                 {
-                    train.endpoint.source = None;
+                    train.endpoint.source = self.source(train.endpoint.remote)?;
                     source_lost = true;
                 }
                 // No checksum offload on the way out: it will not come back.
@@ -100,7 +103,8 @@ fn send_messages(socket: &Socket, trains: &[Outgoing<'_>]) -> usize {
     let mut headers: [libc::mmsghdr; MAX_TRAINS] = unsafe { zeroed() };
     let mut count = 0;
     for ((train, envelope), header) in trains.iter().zip(&mut envelopes).zip(&mut headers) {
-        let Some(closed) = envelope.close(socket.family, train) else { break };
+        let has_source = train.endpoint.source.is_some() || socket.trusts_host();
+        let Some(closed) = envelope.close(socket.family, train).filter(|_| has_source) else { break };
         header.msg_hdr = closed;
         count += 1;
     }

@@ -1,13 +1,14 @@
 //! Real sockets on the loopback interface.
 
 use super::*;
+use mesh_types::AllowedIp;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn socket() -> Socket {
-    Socket::bind_group(1, 0, 0).unwrap().remove(0)
+    Socket::bind_group(1, 0, 0, &Arc::default()).unwrap().remove(0)
 }
 
 fn to(socket: &Socket, ip: &str) -> Endpoint {
@@ -122,21 +123,44 @@ fn a_source_address_that_is_not_ours_is_given_up_and_told() {
 }
 
 #[test]
+fn nothing_leaves_from_a_barred_address() {
+    let barred = Arc::<Barred>::default();
+    let (a, b) = (Socket::bind_group(1, 0, 0, &barred).unwrap().remove(0), socket());
+    for (ip, mapped) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::ffff:127.0.0.1")] {
+        let train = Outgoing { bytes: &[1; 9], stride: 9, endpoint: to(&b, ip), class: 0 };
+        // To the loopback interface's address the host sends from the same.
+        barred.set_ranges(vec![AllowedIp::host(mapped.parse().unwrap())]);
+        let source = Some("192.0.2.77".parse().unwrap()).filter(|_| ip == "127.0.0.1");
+        for endpoint in [train.endpoint, Endpoint { source, ..train.endpoint }] {
+            let train = Outgoing { endpoint, ..train };
+            assert_eq!(a.send(&train).unwrap_err().raw_os_error(), Some(libc::EADDRNOTAVAIL), "{endpoint:?}");
+            let mut told = 0;
+            a.send_all(&[train, train], |_, result| told += usize::from(result.is_err()));
+            assert_eq!(told, 2, "{endpoint:?}");
+        }
+        barred.set_ranges(vec!["10.77.0.0/16".parse().unwrap()]);
+        a.send_all(&[train, train], |_, result| assert!(!result.unwrap()));
+        let sources: Vec<IpAddr> = receive(&b, 2).iter().map(|(_, endpoint, _)| endpoint.remote.ip()).collect();
+        assert_eq!(sources, [ip.parse::<IpAddr>().unwrap(); 2], "and nothing before");
+    }
+}
+
+#[test]
 fn a_port_belongs_to_one_group_alone() {
-    let group = Socket::bind_group(3, 0, 0).unwrap();
+    let group = Socket::bind_group(3, 0, 0, &Arc::default()).unwrap();
     let port = group[0].port().unwrap();
     assert!(group.iter().all(|socket| socket.port().unwrap() == port));
     for count in [1, 3] {
-        let error = Socket::bind_group(count, port, 0).unwrap_err();
+        let error = Socket::bind_group(count, port, 0, &Arc::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{count}");
     }
     drop(group);
-    Socket::bind_group(3, port, 0).unwrap();
+    Socket::bind_group(3, port, 0, &Arc::default()).unwrap();
 }
 
 #[test]
 fn packets_of_one_sender_all_come_to_one_socket_of_a_group() {
-    let group = Socket::bind_group(4, 0, 0).unwrap();
+    let group = Socket::bind_group(4, 0, 0, &Arc::default()).unwrap();
     let a = socket();
     for n in 0..32u8 {
         a.send(&Outgoing { bytes: &[n], stride: 1, endpoint: to(&group[0], "127.0.0.1"), class: 0 }).unwrap();

@@ -178,6 +178,16 @@ impl Peer {
         self.remote
     }
 
+    /// The greatest timestamp of the peer's initiations; the smallest there is before the first.
+    pub fn newest_initiation(&self) -> Tai64n {
+        self.newest_initiation
+    }
+
+    /// Takes only initiations with a greater timestamp from now on: for a peer that was there before.
+    pub fn set_newest_initiation(&mut self, newest: Tai64n) {
+        self.newest_initiation = self.newest_initiation.max(newest);
+    }
+
     /// Counts and times.
     pub fn stats(&self) -> Stats {
         self.stats

@@ -4,6 +4,9 @@
 //! one-time key is taken from, then those for its text. Tags are made for eight messages at a time. So short messages
 //! are taken as fast as long ones, and no lane is idle between two of them.
 //!
+//! Key stream and one-time keys are wiped where they lay, as far as the compiler tells: what it put on the stack besides,
+//! while it made them, is written over by the next batch.
+//!
 //! Two limits: the text of a message is shorter than 256 GiB, and there are no associated data; WireGuard's data
 //! messages have none. The parts would do both, and any nonce.
 
@@ -84,9 +87,10 @@ fn seal(key: &[u32; 8], bytes: &mut [u8], stride: usize) {
     let batch = Batch::of(bytes, stride);
     let mut cursor = Cursor::default();
     let row = batch.first_row(&mut cursor);
-    let stream = key_stream(key, &row.inputs);
+    let mut stream = key_stream(key, &row.inputs);
     let mut one_time = batch.one_time_keys(&stream);
     row.apply(&stream, bytes, u32::MAX);
+    stream.zeroize();
     batch.apply_rest(key, cursor, bytes, u32::MAX);
     for (slot, tag) in batch.slots().iter().zip(batch.tags(&one_time, bytes)) {
         bytes[slot.tag()].copy_from_slice(&tag);
@@ -99,7 +103,7 @@ fn open(key: &[u32; 8], bytes: &mut [u8], stride: usize) -> u32 {
     let batch = Batch::of(bytes, stride);
     let mut cursor = Cursor::default();
     let row = batch.first_row(&mut cursor);
-    let stream = key_stream(key, &row.inputs);
+    let mut stream = key_stream(key, &row.inputs);
     let mut one_time = batch.one_time_keys(&stream);
     let mut authentic = 0;
     for (n, (slot, tag)) in batch.slots().iter().zip(batch.tags(&one_time, bytes)).enumerate() {
@@ -108,6 +112,7 @@ fn open(key: &[u32; 8], bytes: &mut [u8], stride: usize) -> u32 {
     }
     one_time.zeroize();
     row.apply(&stream, bytes, authentic);
+    stream.zeroize();
     batch.apply_rest(key, cursor, bytes, authentic);
     authentic
 }
@@ -149,17 +154,21 @@ impl Batch {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
     fn apply_rest(&self, key: &[u32; 8], mut cursor: Cursor, bytes: &mut [u8], messages: u32) {
+        // One place for all key stream, wiped once.
+        let mut streams = [[_mm512_setzero_si512(); BLOCKS]; 2];
         while cursor.message < self.count {
             let one = self.row(&mut cursor);
             if cursor.message == self.count {
-                one.apply(&key_stream(key, &one.inputs), bytes, messages);
-                return;
+                streams[0] = key_stream(key, &one.inputs);
+                one.apply(&streams[0], bytes, messages);
+                break;
             }
             let two = self.row(&mut cursor);
-            let [first, second] = key_streams(key, [&one.inputs, &two.inputs]);
-            one.apply(&first, bytes, messages);
-            two.apply(&second, bytes, messages);
+            streams = key_streams(key, [&one.inputs, &two.inputs]);
+            one.apply(&streams[0], bytes, messages);
+            two.apply(&streams[1], bytes, messages);
         }
+        streams.zeroize();
     }
 
     /// Gives the lanes from `lane` on to the blocks of texts from `cursor` on.
@@ -188,6 +197,7 @@ impl Batch {
             // SAFETY: The array has the vector's 64 bytes, and the store asks for no alignment.
             unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), *block) };
             *key = OneTimeKey { r: [words[0], words[1]], s: [words[2], words[3]] };
+            words.zeroize();
         }
         keys
     }
@@ -200,10 +210,11 @@ impl Batch {
         for first in (0..self.count).step_by(LANES) {
             // A lane without a message of its own does once more what the first one does.
             let of = |lane: usize| if first + lane < self.count { first + lane } else { first };
-            let keys = std::array::from_fn(|lane| keys[of(lane)]);
+            let mut keys: [_; LANES] = std::array::from_fn(|lane| keys[of(lane)]);
             let texts: [&[u8]; LANES] = std::array::from_fn(|lane| &bytes[self.slots[of(lane)].text()]);
             let closing = texts.map(|text| [0, text.len() as u64]);
             all[first..first + LANES].copy_from_slice(&tags(&keys, &texts, &closing));
+            keys.zeroize();
         }
         all
     }

@@ -103,6 +103,22 @@ fn initiations_are_refused_when_replayed_or_flooding() {
 }
 
 #[test]
+fn a_peer_that_is_made_anew_refuses_what_was_taken_before() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    a.initiate(now);
+    a.initiate(now + secs(5));
+    let [first, second] = <[Vec<u8>; 2]>::try_from(Vec::from(std::mem::take(&mut a.out))).unwrap();
+    let now = now + secs(5);
+    assert_eq!(b.receive(&first, a.address, now), Ok(()));
+    let newest = b.peer.newest_initiation();
+    b.restart(a.public_key(), None);
+    b.peer.set_newest_initiation(newest);
+    assert_eq!(b.receive(&first, a.address, now + secs(1)), Err(Refused::Replayed));
+    assert_eq!(b.receive(&second, a.address, now + secs(1)), Ok(()));
+}
+
+#[test]
 fn a_wall_clock_that_goes_back_does_not_stop_handshakes() {
     let now = Instant::now();
     let (mut a, mut b) = connected(now);
