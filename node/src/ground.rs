@@ -3,8 +3,10 @@
 //! [`RealGround`] is the machine. Tests have their own, so that a whole daemon runs where nothing may be changed.
 
 use crate::device::{self, BackendChoice, Device, DeviceError};
+use crate::drop_rule::{self, DropRule};
 use crate::guard::child::GuardChild;
 use crate::link::{HostRoute, LinkConfig, LinkError, Links};
+use crate::mark::Mark;
 use crate::probe::ProbeSockets;
 use futures::future::BoxFuture;
 use mesh_node_core::Link;
@@ -28,6 +30,15 @@ pub trait Ground: Send + Sync {
     /// Opens the sockets for probes on the interface; `None` where there are no packets.
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>>;
 
+    /// Keeps our own datagrams out of our own interface from now on; false if they cannot be told, as they are not marked.
+    fn make_drop_rule(&self) -> std::io::Result<bool>;
+
+    /// How many it kept out; `NotFound` if somebody has removed the rule.
+    fn count_dropped(&self) -> std::io::Result<u64>;
+
+    /// Undoes [`Ground::make_drop_rule`]. Harmless if there is no rule.
+    fn remove_drop_rule(&self) -> std::io::Result<()>;
+
     /// Starts the guard over a device that outlives this process; `None` where somebody else does.
     fn guard(&self) -> std::io::Result<Option<GuardChild>>;
 }
@@ -38,6 +49,8 @@ pub struct RealGround {
     pub interface: String,
     /// Which WireGuard.
     pub backend: BackendChoice,
+    /// On all of our own datagrams.
+    pub mark: Mark,
     /// The state directory by which a guard of our own knows whose the device is; `None` if a supervisor starts one.
     pub guarded_by: Option<PathBuf>,
 }
@@ -61,6 +74,21 @@ impl Ground for RealGround {
 
     fn probes(&self, link: &Link) -> std::io::Result<Option<ProbeSockets>> {
         ProbeSockets::open(&self.interface, link.addresses).map(Some)
+    }
+
+    fn make_drop_rule(&self) -> std::io::Result<bool> {
+        if self.mark.value == 0 {
+            return Ok(false);
+        }
+        DropRule::new(&self.interface, self.mark).make().map(|()| true)
+    }
+
+    fn count_dropped(&self) -> std::io::Result<u64> {
+        DropRule::new(&self.interface, self.mark).count()
+    }
+
+    fn remove_drop_rule(&self) -> std::io::Result<()> {
+        drop_rule::remove(&self.interface)
     }
 
     fn guard(&self) -> std::io::Result<Option<GuardChild>> {

@@ -82,6 +82,16 @@ impl HostError {
     }
 }
 
+/// Whether our own datagrams are kept out of our own interface.
+#[derive(PartialEq, Eq)]
+enum Rule {
+    /// Not yet, or no more.
+    Absent,
+    Stands,
+    /// They are not.
+    Failed(String),
+}
+
 /// What stands on the host now, and what should.
 pub(crate) struct Host {
     ground: Arc<dyn Ground>,
@@ -93,6 +103,7 @@ pub(crate) struct Host {
     /// Whether it was said that there is no guard.
     unguarded: bool,
     probes: Option<ProbeSockets>,
+    drop_rule: Rule,
     desired: Option<Link>,
     mtu: u16,
     /// Why it does not stand as desired, and when to try again.
@@ -117,6 +128,7 @@ impl Host {
             guard: None,
             unguarded: false,
             probes: None,
+            drop_rule: Rule::Absent,
             desired: None,
             mtu,
             trouble: None,
@@ -274,6 +286,7 @@ impl Host {
 
     async fn try_make(&mut self, link: &Link) -> Result<(), HostError> {
         self.prepare().await?;
+        self.keep_out();
         let config = LinkConfig { addresses: link.addresses, overlay: link.overlay, mtu: self.mtu };
         let configured = timeout(LONGEST, self.ground.configure(config)).await;
         let configured = configured.map_err(|_| HostError::Slow { doing: "configuring the interface" })?;
@@ -288,6 +301,69 @@ impl Host {
         }
         self.look_for_overlaps(link).await;
         Ok(())
+    }
+
+    /// Keeps our own datagrams out of our own interface, before there is anything that they could be sent to. A host
+    /// where that cannot be goes on without.
+    fn keep_out(&mut self) {
+        if self.drop_rule == Rule::Stands {
+            return;
+        }
+        let made = match self.ground.make_drop_rule() {
+            Ok(true) => Rule::Stands,
+            Ok(false) => Rule::Failed("they bear no mark (--fwmark 0)".to_owned()),
+            Err(error) => Rule::Failed(format!("the host's nf_tables refuse the rule: {error}")),
+        };
+        if let Rule::Failed(reason) = &made
+            && self.drop_rule != made
+        {
+            warn!(interface = self.interface, reason, "own datagrams are not kept out of the own tunnel");
+        }
+        self.drop_rule = made;
+    }
+
+    /// Why our own datagrams are not kept out of our own tunnel, if they are not.
+    pub(crate) fn unfiltered(&self) -> Option<&str> {
+        match &self.drop_rule {
+            Rule::Failed(reason) if self.device.is_some() => Some(reason),
+            Rule::Failed(_) | Rule::Stands | Rule::Absent => None,
+        }
+    }
+
+    /// How many own datagrams were kept out; `None` if nobody counts. A rule that somebody flushed is made anew.
+    pub(crate) fn count_dropped(&mut self) -> Option<u64> {
+        if self.drop_rule != Rule::Stands {
+            return None;
+        }
+        match self.ground.count_dropped() {
+            Ok(count) => Some(count),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                warn!(interface = self.interface, "somebody removed the rule that drops own datagrams: made anew");
+                self.drop_rule = Rule::Absent;
+                self.keep_out();
+                None
+            }
+            Err(error) => {
+                debug!(%error, "dropped datagrams not counted");
+                None
+            }
+        }
+    }
+
+    /// The end of the daemon: what a kernel device needs stays with it.
+    pub(crate) fn leave_standing(&mut self) {
+        if self.backend() == Some(Backend::Userspace) {
+            self.let_through();
+        }
+    }
+
+    fn let_through(&mut self) {
+        if std::mem::replace(&mut self.drop_rule, Rule::Absent) == Rule::Absent && self.device.is_some() {
+            return;
+        }
+        if let Err(error) = self.ground.remove_drop_rule() {
+            debug!(interface = self.interface, %error, "no rule removed");
+        }
     }
 
     async fn look_for_overlaps(&mut self, link: &Link) {
@@ -335,6 +411,7 @@ impl Host {
         if removed {
             info!(interface = self.interface, "interface removed");
         }
+        self.let_through();
         if let Some(guard) = self.guard.take() {
             guard.dismiss().await;
         }
@@ -439,6 +516,18 @@ mod tests {
 
         fn overlaps(&self, _overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
             async { Ok(Vec::new()) }.boxed()
+        }
+
+        fn make_drop_rule(&self) -> std::io::Result<bool> {
+            Ok(true)
+        }
+
+        fn count_dropped(&self) -> std::io::Result<u64> {
+            Ok(0)
+        }
+
+        fn remove_drop_rule(&self) -> std::io::Result<()> {
+            Ok(())
         }
 
         fn guard(&self) -> std::io::Result<Option<GuardChild>> {

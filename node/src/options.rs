@@ -1,6 +1,7 @@
 //! What the command line says, with where everything lies by default.
 
 use crate::device::BackendChoice;
+use crate::mark::{DEFAULT_MARK, Mark};
 use clap::{Args, Parser, Subcommand};
 use mesh_types::NodeName;
 use std::path::PathBuf;
@@ -70,9 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub name: Option<NodeName>,
 
-    /// Mark on all packets that go outside the mesh, for routing rules; 0 is none
-    #[arg(long, value_name = "MARK", default_value = "0", value_parser = mark)]
-    pub fwmark: u32,
+    /// Mark on all packets that go outside the mesh, by which they are kept out of it; the bits of MASK tell it, by
+    /// default all. 0 is none: then nothing keeps a kernel device from sending into its own tunnel
+    #[arg(long, value_name = "MARK[/MASK]", default_value = DEFAULT_MARK)]
+    pub fwmark: Mark,
 
     /// Lets members of this group ask for `meshctl status`
     #[arg(long, value_name = "GROUP")]
@@ -146,14 +148,6 @@ fn interface_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn mark(text: &str) -> Result<u32, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| "expected a number from 0 to 4294967295, or 0x and hex digits".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,11 +177,5 @@ mod tests {
         ] {
             assert_eq!(parse(&args).unwrap_err().exit_code(), 2, "{args:?}");
         }
-    }
-
-    #[test]
-    fn marks_read_as_decimal_and_hex() {
-        assert_eq!(parse(&["--fwmark", "0xca6c"]).unwrap().fwmark, 0xca6c);
-        assert_eq!(parse(&["--fwmark", "51820"]).unwrap().fwmark, 51_820);
     }
 }

@@ -31,6 +31,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let ground = RealGround {
         interface: options.interface.clone(),
         backend: options.backend,
+        mark: options.fwmark,
         guarded_by: (!options.no_guard).then(|| options.state_dir()),
     };
     run_on(Arc::new(ground), options, signalled()?).await

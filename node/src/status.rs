@@ -48,7 +48,8 @@ fn removed(membership: &Membership, host: &Host, now: Now) -> Picture {
 }
 
 fn with(member: &Member, host: &Host, now: Now) -> Picture {
-    let Status { phase, node, revision, session, coordinators, time, peers, warnings, .. } = member.node.status(now);
+    let Status { phase, node, revision, session, coordinators, time, peers, warnings, dropped, .. } =
+        member.node.status(now);
     let mut reply = v1::StatusReply {
         phase: word(phase).to_owned(),
         mesh: member.membership.mesh().to_string(),
@@ -61,6 +62,7 @@ fn with(member: &Member, host: &Host, now: Now) -> Picture {
         warnings: warnings.iter().map(ToString::to_string).chain(troubles(member, host)).collect(),
         software: SOFTWARE.to_owned(),
         trouble: host.why_not(),
+        dropped_own_datagrams: dropped,
         ..v1::StatusReply::default()
     };
     reply.this(&node, host, member.listen_port);
@@ -76,7 +78,8 @@ fn troubles<'a>(member: &Member, host: &'a Host) -> impl Iterator<Item = String>
     let overlaps = host.overlaps().iter().map(|route| {
         format!("this host's route {route} overlaps the mesh's range: what it covers may go past the mesh; remove it")
     });
-    [interface, device, journal, session].into_iter().flatten().chain(overlaps)
+    let unfiltered = host.unfiltered().map(|why| format!("own datagrams are not kept out of the own tunnel: {why}"));
+    [interface, device, journal, session, unfiltered].into_iter().flatten().chain(overlaps)
 }
 
 const fn word(phase: Phase) -> &'static str {
@@ -142,6 +145,8 @@ fn peer(peer: &PeerStatus) -> v1::PeerStatus {
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         expires_at: peer.node.expires_at.0,
+        refused_endpoint: peer.refused.map(|refused| refused.endpoint.to_string()),
+        refused_endpoints: peer.refused.map_or(0, |refused| refused.times),
     }
 }
 

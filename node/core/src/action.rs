@@ -22,6 +22,9 @@ pub enum Action {
     Read,
     /// Change the device and answer with `handle_applied`, or `handle_device_failed`.
     Apply(DeviceUpdate),
+    /// Count the own datagrams that were kept out of the own interface so far, and answer with `handle_dropped`; no answer
+    /// if they cannot be counted. Losing it is harmless.
+    CountDropped,
     /// Send through the tunnel to [`PROBE_PORT`](crate::probe::PROBE_PORT) of an overlay address. Losing it is harmless.
     SendProbe {
         /// A peer's overlay address.

@@ -16,6 +16,8 @@ pub struct DesiredDevice {
     pub listen_port: u16,
     /// Mark on outgoing packets; 0 is none.
     pub fwmark: u32,
+    /// Ranges that are reached through the mesh: no endpoint may be inside.
+    pub barred: BTreeSet<AllowedIp>,
     /// All peers; any other is removed.
     pub peers: BTreeMap<PublicKey, DesiredPeer>,
 }
@@ -51,6 +53,10 @@ pub struct ActualDevice {
     pub listen_port: u16,
     /// Mark on outgoing packets; 0 is none.
     pub fwmark: u32,
+    /// Ranges in which it takes no endpoint; `None` if it takes whatever authenticated, as the kernel's does.
+    pub barred: Option<BTreeSet<AllowedIp>>,
+    /// Datagrams of its own that came back out of its own interface, and that it dropped.
+    pub looped: u64,
     /// All peers on it.
     pub peers: BTreeMap<PublicKey, ActualPeer>,
 }
@@ -62,6 +68,10 @@ pub struct ActualPeer {
     pub preshared_key: Option<PresharedKey>,
     /// Where the device sends now.
     pub endpoint: Option<SocketAddr>,
+    /// Endpoints that the device refused, counted since the peer was made.
+    pub refused: u64,
+    /// The last of them.
+    pub last_refused: Option<SocketAddr>,
     /// Seconds between keepalives; `None` is off.
     pub keepalive: Option<u16>,
     /// What the peer may send from.
@@ -83,6 +93,8 @@ pub struct DeviceUpdate {
     pub listen_port: Option<u16>,
     /// New mark.
     pub fwmark: Option<u32>,
+    /// New ranges in which no endpoint is taken; only for a device that has such. They count for the peers that follow.
+    pub barred: Option<BTreeSet<AllowedIp>>,
     /// Peers to change; a key appears once. Removals come first, so that allowed IPs are free for who gets them.
     pub peers: Vec<(PublicKey, PeerChange)>,
 }

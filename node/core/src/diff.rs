@@ -24,6 +24,7 @@ pub fn diff(desired: &DesiredDevice, actual: &ActualDevice) -> DeviceUpdate {
         private_key: own_key.then(|| desired.private_key.clone()),
         listen_port: (actual.listen_port != desired.listen_port).then_some(desired.listen_port),
         fwmark: (actual.fwmark != desired.fwmark).then_some(desired.fwmark),
+        barred: actual.barred.as_ref().is_some_and(|held| *held != desired.barred).then(|| desired.barred.clone()),
         peers: removals.chain(changes).collect(),
     }
 }
@@ -71,6 +72,7 @@ impl ActualDevice {
         }
         self.listen_port = update.listen_port.unwrap_or(self.listen_port);
         self.fwmark = update.fwmark.unwrap_or(self.fwmark);
+        self.barred = update.barred.clone().or(self.barred.take());
         for (key, change) in &update.peers {
             self.apply_change(*key, change);
         }
@@ -139,6 +141,10 @@ mod tests {
         proptest::option::of((0u8..3).prop_map(|n| PresharedKey::from_bytes([n; 32])))
     }
 
+    fn ranges() -> impl Strategy<Value = BTreeSet<AllowedIp>> {
+        proptest::collection::btree_set((0u8..3).prop_map(|n| AllowedIp::host(IpAddr::from([10, 99, 0, n]))), 0..3)
+    }
+
     /// Which of four peers each of eight allowed IPs belongs to, if to any.
     fn owners() -> impl Strategy<Value = Vec<Option<u8>>> {
         proptest::collection::vec(proptest::option::of(0u8..4), 8)
@@ -152,11 +158,12 @@ mod tests {
     fn desired() -> impl Strategy<Value = DesiredDevice> {
         let intent = prop_oneof![Just(EndpointIntent::Keep), (0u8..3).prop_map(|n| EndpointIntent::Set(place(n)))];
         let peer = (psk(), intent, proptest::option::of(1u16..3));
-        (btree_map(0u8..4, peer, 0..4), owners(), 1u8..3, 1u16..3, 0u32..2).prop_map(
-            |(peers, owners, private, listen_port, fwmark)| DesiredDevice {
+        (btree_map(0u8..4, peer, 0..4), owners(), 1u8..3, 1u16..3, 0u32..2, ranges()).prop_map(
+            |(peers, owners, private, listen_port, fwmark, barred)| DesiredDevice {
                 private_key: PrivateKey::from_bytes([private; 32]),
                 listen_port,
                 fwmark,
+                barred,
                 peers: peers
                     .into_iter()
                     .map(|(n, (preshared_key, endpoint, keepalive))| {
@@ -170,11 +177,14 @@ mod tests {
 
     fn actual() -> impl Strategy<Value = ActualDevice> {
         let peer = (psk(), proptest::option::of((0u8..3).prop_map(place)), proptest::option::of(1u16..3), 0u64..9);
-        (btree_map(0u8..4, peer, 0..4), owners(), proptest::option::of(1u8..3), 0u16..3, 0u32..2).prop_map(
-            |(peers, owners, private, listen_port, fwmark)| ActualDevice {
+        let device = (proptest::option::of(1u8..3), 0u16..3, 0u32..2, proptest::option::of(ranges()));
+        (btree_map(0u8..4, peer, 0..4), owners(), device).prop_map(
+            |(peers, owners, (private, listen_port, fwmark, barred))| ActualDevice {
                 public_key: private.map(|n| public_key(&PrivateKey::from_bytes([n; 32]))),
                 listen_port,
                 fwmark,
+                barred,
+                looped: 0,
                 peers: peers
                     .into_iter()
                     .map(|(n, (preshared_key, endpoint, keepalive, rx_bytes))| {
@@ -209,6 +219,8 @@ mod tests {
             private_key: desired.private_key.clone(),
             listen_port: actual.listen_port,
             fwmark: actual.fwmark,
+            // A device that cannot refuse is not asked to.
+            barred: actual.barred.clone().unwrap_or_else(|| desired.barred.clone()),
             peers: actual.peers.iter().map(peer).collect::<BTreeMap<_, _>>(),
         }
     }

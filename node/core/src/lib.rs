@@ -5,6 +5,8 @@
 
 pub mod action;
 mod allowance;
+mod barred;
+mod budget;
 pub mod clock;
 pub mod device;
 pub mod diff;

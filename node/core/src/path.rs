@@ -7,7 +7,9 @@
 //!
 //! It decides only; sending, and changing the device, are its owner's.
 
-use crate::allowance::Allowance;
+use crate::allowance::Bucket;
+use crate::barred::Barred;
+use crate::budget::Budget;
 use crate::clock::{BootTime, Now};
 use crate::device::ActualPeer;
 use crate::pace::Pace;
@@ -15,6 +17,7 @@ use crate::place::places;
 use crate::probe::{Probe, ProbeKind};
 use crate::random::Random;
 use crate::view::{Online, View};
+use mesh_types::limits::PROBE_ANSWERS;
 use mesh_types::{Candidate, Incarnation, MeshTime};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -26,8 +29,8 @@ const ROUND: [Duration; 4] =
 const VERDICT: Duration = Duration::from_secs(1);
 /// How long each place gets in the first turn: two round trips to the other side of the earth.
 const FIRST_TURN: Duration = Duration::from_millis(400);
-/// The first wait of the slower turns, doubled each time.
-const LATER_TURN: Duration = Duration::from_secs(1);
+/// The first wait of the slower turns, doubled each time: WireGuard would not begin another handshake before.
+const LATER_TURN: Duration = REKEY_TIMEOUT;
 /// The longest wait between two tries with a peer that is online.
 const LONGEST_ONLINE: Duration = Duration::from_secs(30);
 /// The same where nobody can tell whether it is online.
@@ -55,7 +58,10 @@ pub(crate) struct Path {
     phase: Phase,
     version: Option<(Incarnation, u64)>,
     candidates: Vec<Candidate>,
+    /// Where the device sends; none while that is where no endpoint may be.
     endpoint: Option<SocketAddr>,
+    /// Where it sent when last looked, if it was left alone since: nothing but the peer can have brought it there.
+    untouched: Option<SocketAddr>,
     seen: Option<Seen>,
     /// Something authenticated came at this moment or later.
     heard: Option<BootTime>,
@@ -64,7 +70,8 @@ pub(crate) struct Path {
     asked: Option<BootTime>,
     /// From the last request to its reply; none until one came.
     latency: Option<Duration>,
-    answers: Allowance,
+    answers: Bucket,
+    budget: Budget,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,13 +154,15 @@ impl Path {
             version: None,
             candidates: Vec::new(),
             endpoint: None,
+            untouched: None,
             seen: None,
             heard: None,
             silence: None,
             round: None,
             asked: None,
             latency: None,
-            answers: Allowance::new(now),
+            answers: Bucket::new(PROBE_ANSWERS, now),
+            budget: Budget::new(now),
         }
     }
 
@@ -182,6 +191,8 @@ impl Path {
             Some(at) if lists(&old, at) && !lists(&self.candidates, at) && !self.heard_after(signed + SKEW) => {
                 self.seek(signed + SKEW, Some(at), true, now);
             }
+            // What is being asked already is judged by the answers.
+            Some(_) if matches!(self.phase, Phase::Asking { .. }) => {}
             Some(_) if !self.is_seeking() => self.ask(now),
             _ => self.seek(now, None, false, now),
         }
@@ -205,23 +216,40 @@ impl Path {
         }
     }
 
-    /// Takes what the device says of the peer.
-    pub(crate) fn observe(&mut self, actual: &ActualPeer, now: Now) {
+    /// Takes what the device says of the peer. An endpoint that is reached through the mesh is as good as none: whatever
+    /// comes from there, the peer is to be looked for.
+    pub(crate) fn observe(&mut self, actual: &ActualPeer, barred: &Barred, now: Now) {
         let seen = Seen { at: now.boot, rx: actual.rx_bytes, tx: actual.tx_bytes, handshake: actual.last_handshake };
         let before = self.seen.replace(seen);
-        self.endpoint = actual.endpoint;
+        let (aimed, untouched) = (self.endpoint, self.untouched);
+        self.endpoint = actual.endpoint.filter(|at| barred.permits(*at));
+        self.untouched = self.endpoint;
+        let astray = actual.endpoint.is_some() && self.endpoint.is_none();
         let handshake = seen.handshake.filter(|&h| before.is_none_or(|b| b.handshake != Some(h)));
         let handshake = handshake.and_then(|h| to_boot(h, now));
         let received = before.filter(|b| seen.rx > b.rx).map(|b| b.at);
         if let Some(since) = handshake.max(received) {
-            self.take_proof(since);
-            if let Phase::Seeking(Seek { tries: 0, away: None, .. }) = self.phase {
+            if astray {
+                self.heard = self.heard.max(Some(since));
+                self.silence = None;
+            } else {
+                self.take_proof(since);
+            }
+            if let Phase::Seeking(Seek { tries: 0, away: None, .. }) = self.phase
+                && !astray
+            {
                 self.phase = Phase::Waiting;
+            }
+            if let Some(at) = self.endpoint.filter(|_| aimed != self.endpoint || untouched == self.endpoint) {
+                self.budget.prove(at.ip());
             }
         } else if let Some(before) = before.filter(|b| seen.tx > b.tx) {
             let bytes = seen.tx - before.tx;
             let silence = self.silence.get_or_insert(Silence { since: before.at, bytes: 0 });
             silence.bytes = silence.bytes.saturating_add(bytes);
+        }
+        if astray && !self.is_seeking() {
+            self.seek(now.boot, None, true, now.boot);
         }
         self.doubt(now.boot);
     }
@@ -253,19 +281,19 @@ impl Path {
 
     /// Takes the news that the device sends elsewhere now.
     pub(crate) fn take_endpoint(&mut self, endpoint: Option<SocketAddr>) {
-        self.endpoint = endpoint;
+        (self.endpoint, self.untouched) = (endpoint, None);
     }
 
     /// Takes the news that the peer is new on the device: it has counted nothing and has no session.
     pub(crate) fn put_on_device(&mut self, endpoint: Option<SocketAddr>, now: BootTime) {
-        self.endpoint = endpoint;
+        self.take_endpoint(endpoint);
         self.seen = Some(Seen { at: now, rx: 0, tx: 0, handshake: None });
         self.silence = None;
     }
 
     /// Takes the news that the device, or the peer on it, is gone.
     pub(crate) fn forget_device(&mut self, now: BootTime) {
-        (self.endpoint, self.seen, self.silence, self.round) = (None, None, None, None);
+        (self.endpoint, self.untouched, self.seen, self.silence, self.round) = (None, None, None, None, None);
         self.seek(now, None, false, now);
     }
 
@@ -273,7 +301,7 @@ impl Path {
     pub(crate) fn step(&mut self, view: &View<'_>, pace: &mut Pace, random: &mut Random, now: Now) -> Step {
         match self.phase {
             Phase::Settled => Step::Rest,
-            Phase::Waiting if pace.take(now.boot).is_err() => Step::Rest,
+            Phase::Waiting if pace.take(false, now.boot).is_err() => Step::Rest,
             Phase::Waiting => {
                 self.phase = Phase::Asking { since: now.boot };
                 Step::Ask
@@ -296,11 +324,19 @@ impl Path {
             return Step::Rest;
         };
         let found = places(&self.candidates, view, seek.away);
-        let Some(&place) = usize::try_from(seek.tries).ok().and_then(|tries| found.get(tries % found.len().max(1)))
-        else {
+        let turn = usize::try_from(seek.tries).unwrap_or(usize::MAX);
+        if found.is_empty() {
             seek.due = None;
             return Step::Rest;
+        }
+        let skip = match self.budget.pick(&found, turn, view.worked, now.boot) {
+            Ok(skip) => skip,
+            Err(later) => {
+                seek.due = Some(later);
+                return Step::Rest;
+            }
         };
+        let place = found[turn.wrapping_add(skip) % found.len()];
         let first = seek.tries == 0 && seek.away != Some(endpoint) && place == endpoint;
         if !first && !view.fresh {
             return Step::Look;
@@ -310,17 +346,20 @@ impl Path {
             self.phase = Phase::Asking { since: now.boot };
             return Step::Ask;
         }
-        if !seek.urgent
-            && let Err(later) = pace.take(now.boot)
-        {
+        if let Err(later) = pace.take(seek.urgent, now.boot) {
             seek.due = Some(later);
             return Step::Rest;
         }
+        self.budget.take(place.ip(), now.boot);
         let throttled = self.asked.is_some_and(|asked| now.boot.since(asked) < REKEY_TIMEOUT);
         let live = self.seen.is_some_and(|seen| is_live(seen.handshake, now));
         let again = seek.tries > 0 || place == endpoint;
-        let recreate = !first && if live { again } else { throttled };
-        seek.tries += 1;
+        // A peer that is made anew forgets which initiations it has seen, so that an old one may be played back to it:
+        // only while every moment counts, which is the first turn and once more, as a packet may be lost. Later ones are
+        // as far apart as WireGuard's own handshakes.
+        let prompt = turn <= found.len();
+        let recreate = prompt && !first && if live { again } else { throttled };
+        seek.tries = seek.tries.saturating_add(u32::try_from(skip).unwrap_or(u32::MAX)).saturating_add(1);
         seek.urgent = false;
         seek.due = next_try(seek.tries, found.len(), view.online).map(|wait| now.boot + random.jitter(wait));
         self.asked = Some(now.boot);
@@ -453,7 +492,7 @@ fn next_try(tries: u32, places: usize, online: Online) -> Option<Duration> {
     Some(LATER_TURN.saturating_mul(1 << (slow - 1).min(10)).min(longest))
 }
 
-fn is_live(handshake: Option<MeshTime>, now: Now) -> bool {
+pub(crate) fn is_live(handshake: Option<MeshTime>, now: Now) -> bool {
     handshake.is_some_and(|at| now.wall.since(at).to_std() < SESSION_LIFE)
 }
 

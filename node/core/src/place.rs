@@ -30,7 +30,7 @@ enum Origin {
     WorkedUnlisted,
 }
 
-/// All places where the peer may be, the best first.
+/// All places where the peer may be, the best first. None is reached through the mesh.
 pub(crate) fn places(candidates: &[Candidate], view: &View<'_>, away: Option<SocketAddr>) -> Vec<SocketAddr> {
     let rank = |origin: Origin, position: usize, at: SocketAddr| {
         let rank = Rank {
@@ -54,7 +54,7 @@ pub(crate) fn places(candidates: &[Candidate], view: &View<'_>, away: Option<Soc
     });
     let unlisted = view.worked.filter(|&at| candidates.iter().all(|c| c.endpoint != at));
     let unlisted = unlisted.map(|at| rank(Origin::WorkedUnlisted, candidates.len(), at));
-    let mut ranked: Vec<_> = listed.chain(unlisted).collect();
+    let mut ranked: Vec<_> = listed.chain(unlisted).filter(|(_, at)| view.barred.permits(*at)).collect();
     ranked.sort_unstable();
     let mut order = Vec::with_capacity(ranked.len());
     for (_, at) in ranked {
@@ -77,6 +77,7 @@ fn share_network(a: IpAddr, b: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::barred::tests::barred;
     use crate::view::Online;
 
     fn order(listed: &[&str], underlay: &[&str], worked: Option<&str>, away: Option<&str>) -> Vec<String> {
@@ -89,7 +90,8 @@ mod tests {
             .collect();
         let underlay: Vec<IpAddr> = underlay.iter().map(|text| text.parse().unwrap()).collect();
         let worked = worked.map(|text| text.parse().unwrap());
-        let view = View { underlay: &underlay, worked, online: Online::Unknown, fresh: false };
+        let barred = barred(&["172.31.0.0/16"]);
+        let view = View { underlay: &underlay, barred: &barred, worked, online: Online::Unknown, fresh: false };
         places(&candidates, &view, away.map(|text| text.parse().unwrap())).iter().map(ToString::to_string).collect()
     }
 
@@ -113,6 +115,14 @@ mod tests {
             ),
             ("only memory", &[], Some("1.0.0.9:1"), None, &["1.0.0.9:1"]),
             ("nothing", &[], None, None, &[]),
+            (
+                "nothing in the overlay or behind a link that the mesh carries",
+                &["10.99.0.9:1", "172.31.0.1:1", "[fd00:99::9]:1", "1.0.0.1:1"],
+                None,
+                None,
+                &["1.0.0.1:1"],
+            ),
+            ("not what is remembered there", &["nat 10.99.0.9:1"], Some("10.99.0.7:1"), None, &[]),
         ] {
             assert_eq!(order(listed, &own, worked, away), expected, "{why}");
         }

@@ -3,10 +3,11 @@
 //! A word is signed when the candidates change and repeated as it is on every new session. Changes are rationed below
 //! what coordinators take, so that a flapping interface is not cut off when it comes to rest.
 
+use crate::barred::Barred;
 use crate::clock::BootTime;
 use ed25519_dalek::SigningKey;
 use mesh_types::limits::MAX_CANDIDATES;
-use mesh_types::{Candidate, CandidateKind, Incarnation, MeshId, MeshTime, NodeId, Overlay, Presence, SignedPresence};
+use mesh_types::{Candidate, CandidateKind, Incarnation, MeshId, MeshTime, NodeId, Presence, SignedPresence};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -122,12 +123,12 @@ fn above(known: Incarnation) -> Incarnation {
 }
 
 /// The host candidates of a node with these addresses: what another host could send to, in the order given.
-pub(crate) fn host_candidates(addresses: &[IpAddr], port: u16, overlay: &Overlay) -> Vec<Candidate> {
+pub(crate) fn host_candidates(addresses: &[IpAddr], port: u16, barred: &Barred) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for address in addresses {
         let ip = address.to_canonical();
         let candidate = Candidate { kind: CandidateKind::Host, endpoint: SocketAddr::new(ip, port) };
-        if candidate.is_plausible() && !overlay.contains(ip) && !candidates.contains(&candidate) {
+        if candidate.is_plausible() && barred.permits(candidate.endpoint) && !candidates.contains(&candidate) {
             candidates.push(candidate);
         }
     }

@@ -28,6 +28,8 @@ pub struct Status {
     pub trust: Trust,
     /// Where this node says it may be reached.
     pub candidates: Vec<Candidate>,
+    /// Own datagrams that were kept from going through the own tunnel.
+    pub dropped: u64,
     /// All other members, by name.
     pub peers: Vec<PeerStatus>,
     /// What a person should know now.
@@ -65,6 +67,8 @@ pub struct PeerStatus {
     pub node: NodeRecord,
     /// Where the device sends now.
     pub endpoint: Option<SocketAddr>,
+    /// Endpoints that were refused because they are reached through the mesh.
+    pub refused: Option<Refused>,
     /// What is known of the way there.
     pub path: PathStatus,
     /// Whether a coordinator has a session with it, or it was heard from in the last minutes.
@@ -77,6 +81,15 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+}
+
+/// Endpoints of a peer that were refused, or replaced, because they are reached through the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The last of them.
+    pub endpoint: SocketAddr,
+    /// How often that was.
+    pub times: u64,
 }
 
 /// What is known of the way to a peer.

@@ -1,5 +1,6 @@
 //! What a path sees of the rest of the node.
 
+use crate::barred::Barred;
 use std::net::{IpAddr, SocketAddr};
 
 /// What a coordinator knows of a peer.
@@ -14,6 +15,8 @@ pub(crate) enum Online {
 pub(crate) struct View<'a> {
     /// This host's own addresses.
     pub(crate) underlay: &'a [IpAddr],
+    /// Where no endpoint may be.
+    pub(crate) barred: &'a Barred,
     /// Where the peer last answered from, in this life or an earlier one.
     pub(crate) worked: Option<SocketAddr>,
     /// What a coordinator says.

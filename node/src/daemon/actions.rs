@@ -59,6 +59,11 @@ impl Daemon {
                     member.node.handle_device_failed(clock::now());
                 }
             }
+            Action::CountDropped => {
+                if let Some(count) = self.host.count_dropped() {
+                    member.node.handle_dropped(count, clock::now());
+                }
+            }
             Action::SendProbe { to, bytes } => self.host.send_probe(to, &bytes),
             Action::Say(message) => {
                 let message = session::to_wire(&message);

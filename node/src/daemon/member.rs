@@ -5,6 +5,7 @@
 
 use super::journal::{Journal, JournalError};
 use crate::clock::{self, SharedMeshTime};
+use crate::mark::Mark;
 use crate::renew::Asker;
 use crate::session::{Opener, Places, Session};
 use crate::state::{Keys, Membership, StateDir};
@@ -47,7 +48,7 @@ pub enum MemberError {
 #[derive(Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) listen: u16,
-    pub(crate) fwmark: u32,
+    pub(crate) fwmark: Mark,
 }
 
 pub(crate) struct Member {
@@ -90,8 +91,7 @@ impl Member {
         let clock = mesh_time.clone();
         let trust = Trust::new(membership.mesh(), &node.config().authorities, Arc::new(move || clock.now()));
         let credentials = Credentials::new(&membership.certificate, &membership.authority, &keys.identity)?;
-        let mark = (ports.fwmark != 0).then_some(ports.fwmark);
-        let dialer = Dialer::member(trust.clone(), credentials.clone()).with_fwmark(mark);
+        let dialer = Dialer::member(trust.clone(), credentials.clone()).with_fwmark(ports.fwmark.on_sockets());
         let (places, _) = watch::channel(places_of(node.config(), &membership));
         let (hello, _) = watch::channel(node.hello());
         Ok(Self {
@@ -214,7 +214,7 @@ fn setup(keys: &Keys, membership: &Membership, ports: Ports) -> Setup {
         identity: keys.identity.clone(),
         private_key: keys.wireguard.clone(),
         listen_port: ports.listen,
-        fwmark: ports.fwmark,
+        fwmark: ports.fwmark.value,
         software: SOFTWARE.to_owned(),
         instance: random(),
         seed: random(),

@@ -26,7 +26,8 @@ use member::Member;
 use mesh_node_core::{Now, SessionEvent};
 use mesh_proto::v1::{DownReply, LocalJoinReply, LocalLeaveReply, UpReply};
 use mesh_types::netmap::Certificate;
-use mesh_types::{JoinToken, MeshTime, NodeName, TokenId};
+use mesh_types::{AllowedIp, JoinToken, MeshTime, NodeName, TokenId};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,6 +142,8 @@ pub(crate) struct Daemon {
     monitor: Option<Monitor>,
     watch_again: Instant,
     underlay: Vec<IpAddr>,
+    /// What the host routes through the mesh.
+    carried: BTreeSet<AllowedIp>,
     /// What ends the daemon.
     fatal: Option<Failure>,
 }
@@ -154,7 +157,7 @@ impl Daemon {
         keys: Option<Keys>,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, Failure> {
-        let monitor = Monitor::start(host.interface(), options.fwmark).await?;
+        let monitor = Monitor::start(host.interface(), options.fwmark.value).await?;
         let mut daemon = Self {
             options,
             state,
@@ -172,6 +175,7 @@ impl Daemon {
             monitor: Some(monitor),
             watch_again: Instant::now(),
             underlay: Vec::new(),
+            carried: BTreeSet::new(),
             fatal: None,
         };
         if let Some(underlay) = daemon.monitor.as_ref().map(|monitor| monitor.underlay().clone()) {
@@ -234,6 +238,7 @@ impl Daemon {
             member.node.handle_stop(now);
         }
         self.perform().await;
+        self.host.leave_standing();
     }
 
     /// A start that cannot make its interface for want of rights ends: a person has to act, not time to pass.
@@ -328,10 +333,12 @@ impl Daemon {
     }
 
     fn take_underlay(&mut self, underlay: &Underlay) {
+        self.carried.clone_from(&underlay.carried);
         self.underlay = underlay.addresses.iter().map(|known| known.address).collect();
         self.steps.push(Step::SetMtu(underlay.overlay_mtu));
         if let Life::Member(member) = &mut self.life {
             debug!(addresses = ?self.underlay, "the underlay changed");
+            member.node.handle_carried(self.carried.clone(), clock::now());
             member.node.handle_underlay(self.underlay.clone(), clock::now());
             if let Some(session) = &member.session {
                 session.underlay(self.underlay.clone());
@@ -357,8 +364,8 @@ impl Daemon {
     fn begin_join(&mut self, keys: Arc<Keys>, token: JoinToken, name: Option<NodeName>, by_file: bool) {
         let id = token.id;
         let wish = name.or_else(|| self.options.name.clone()).unwrap_or_else(own_name);
-        let fwmark = (self.options.fwmark != 0).then_some(self.options.fwmark);
-        let asked = Join { token, name: wish, keys, ground: self.host.ground(), fwmark };
+        let (ground, fwmark) = (self.host.ground(), self.options.fwmark.on_sockets());
+        let asked = Join { token, name: wish, keys, ground, fwmark };
         let task = self.tasks.spawn(async move {
             let result = if by_file { token::join_at_last(asked).await } else { join(asked).await };
             Outcome::Joined { result: result.map(Box::new), by_file }

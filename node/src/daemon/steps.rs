@@ -62,7 +62,7 @@ impl Daemon {
     }
 
     async fn watch_underlay(&mut self) {
-        match Monitor::start(self.host.interface(), self.options.fwmark).await {
+        match Monitor::start(self.host.interface(), self.options.fwmark.value).await {
             Ok(monitor) => {
                 let underlay = monitor.underlay().clone();
                 self.monitor = Some(monitor);
@@ -82,6 +82,7 @@ impl Daemon {
             Ok(mut member) => {
                 let now = clock::now();
                 info!(node = %name, mesh = %member.membership.mesh(), port = member.listen_port, "a member of the mesh");
+                member.node.handle_carried(self.carried.clone(), now);
                 member.node.handle_underlay(self.underlay.clone(), now);
                 member.keep_session(&self.underlay, now);
                 self.life = Life::Member(Box::new(member));

@@ -281,6 +281,9 @@ mod tests {
             running: false,
             loopback: false,
             group,
+            lower: None,
+            master: None,
+            ends: Vec::new(),
         };
         match judge(&link, key, ours) {
             Owner::Us(3) => "ours",

@@ -8,10 +8,11 @@ use crate::link::netlink::Netlink;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use mesh_node_core::device::{ActualDevice, ActualPeer, DeviceUpdate, NewPeer, PeerChange, PeerUpdate};
-use mesh_types::{MeshTime, PublicKey};
+use mesh_types::{AllowedIp, MeshTime, PublicKey};
 use mesh_wireguard::TunError;
 use mesh_wireguard::engine::{self, Change, Engine, EngineError, PeerChangeKind};
 use mesh_wireguard::uapi::{self, Uapi};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Userspace {
     // Before the engine, so that nobody asks for what is going.
     _uapi: Option<Uapi>,
     engine: Arc<Engine>,
+    /// Ranges in which the engine takes no endpoint.
+    barred: BTreeSet<AllowedIp>,
 }
 
 impl Userspace {
@@ -40,7 +43,7 @@ impl Userspace {
         let uapi = Uapi::serve(engine.clone(), Path::new(uapi::DIRECTORY))
             .inspect_err(|error| debug!(%error, interface, "wg(8) does not see this interface"))
             .ok();
-        Ok(Self { interface: interface.to_owned(), index, _uapi: uapi, engine })
+        Ok(Self { interface: interface.to_owned(), index, _uapi: uapi, engine, barred: BTreeSet::new() })
     }
 
     async fn read_all(&mut self) -> Result<ActualDevice, DeviceError> {
@@ -50,6 +53,8 @@ impl Userspace {
             public_key: state.public_key,
             listen_port: state.listen_port,
             fwmark: state.fwmark,
+            barred: Some(self.barred.clone()),
+            looped: state.looped_datagrams,
             peers: state.peers.into_iter().map(|peer| (peer.key, actual_peer(peer))).collect(),
         })
     }
@@ -58,6 +63,10 @@ impl Userspace {
         self.check_alive().await?;
         if !update.peers.is_empty() && update.private_key.is_none() && self.engine.public_key().is_none() {
             return Err(DeviceError::NoPrivateKey { interface: self.interface.clone() });
+        }
+        if let Some(barred) = &update.barred {
+            self.engine.bar(barred.iter().copied().collect());
+            self.barred.clone_from(barred);
         }
         let changes = changes(update);
         let engine = self.engine.clone();
@@ -115,6 +124,8 @@ fn actual_peer(peer: engine::PeerState) -> ActualPeer {
     ActualPeer {
         preshared_key: peer.preshared_key,
         endpoint: peer.endpoint,
+        refused: peer.refused_endpoints,
+        last_refused: peer.last_refused_endpoint,
         keepalive: peer.keepalive,
         allowed_ips: peer.allowed_ips.into_iter().collect(),
         last_handshake: peer.last_handshake.map(MeshTime::from_system),

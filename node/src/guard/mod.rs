@@ -12,6 +12,7 @@ pub mod child;
 
 use crate::clock;
 use crate::device::{Device as _, DeviceError, kernel::Kernel};
+use crate::drop_rule;
 use crate::state::{JournalFile, StateDir, StateError};
 use mesh_node_core::clock::{BootTime, Clock, Now};
 use mesh_node_core::journal::Cache;
@@ -126,6 +127,9 @@ async fn is_there(interface: &str, key: PublicKey) -> Result<bool, DeviceError> 
 async fn take_down(interface: &str, key: PublicKey) -> Result<Outcome, GuardError> {
     let Some(device) = find(interface, key).await? else { return Ok(Outcome::NoDevice) };
     Box::new(device).remove().await?;
+    if let Err(error) = drop_rule::remove(interface) {
+        warn!(interface, %error, "the rule that kept its datagrams out of itself stays");
+    }
     info!(interface, "took down a device that nobody looks after");
     Ok(Outcome::TakenDown)
 }

@@ -4,6 +4,7 @@
 //! can be reached; [`Monitor`] tells when either changes, from the kernel's own events; [`Links::overlaps`] finds host
 //! routes that an overlay would hide. WireGuard itself is [`crate::device`]'s business.
 
+mod carried;
 mod interface;
 pub mod monitor;
 pub(crate) mod netlink;

@@ -7,7 +7,10 @@ use futures::{Stream, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoGeneve, InfoGre, InfoGre6, InfoIpTunnel, InfoVti, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 use std::future::Future;
@@ -45,6 +48,12 @@ pub(crate) struct Link {
     pub(crate) loopback: bool,
     /// The number that it is grouped under; 0 unless somebody gave it one.
     pub(crate) group: u32,
+    /// The link below it, in this namespace.
+    pub(crate) lower: Option<u32>,
+    /// The bridge, bond or other link that it is a port of.
+    pub(crate) master: Option<u32>,
+    /// The ends of a tunnel, as far as they are set.
+    pub(crate) ends: Vec<IpAddr>,
 }
 
 /// An address on an interface.
@@ -262,23 +271,98 @@ fn parse_link(message: &LinkMessage) -> Link {
         running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         group: 0,
+        lower: None,
+        master: None,
+        ends: Vec::new(),
     };
+    let mut elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Group(group) => link.group = *group,
+            LinkAttribute::Link(lower) => link.lower = link.lower.or(Some(*lower).filter(|lower| *lower != 0)),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Controller(master) => link.master = Some(*master),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        link.kind = kind.to_string();
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                        LinkInfo::Data(data) => parse_tunnel(data, &mut link),
+                        _ => {}
                     }
                 }
             }
             _ => {}
         }
     }
+    if elsewhere && link.ends.is_empty() {
+        link.lower = None;
+    }
     link
+}
+
+/// What a tunnel runs over. One that looks its ends up for each packet has none.
+fn parse_tunnel(data: &InfoData, link: &mut Link) {
+    let (mut lower, mut ends) = (None, Vec::new());
+    match data {
+        InfoData::Vxlan(infos) => {
+            for info in infos {
+                match info {
+                    InfoVxlan::Link(index) => lower = Some(*index),
+                    InfoVxlan::Group(ip) | InfoVxlan::Local(ip) => ends.push(IpAddr::V4(*ip)),
+                    InfoVxlan::Group6(ip) | InfoVxlan::Local6(ip) => ends.push(IpAddr::V6(*ip)),
+                    _ => {}
+                }
+            }
+        }
+        InfoData::Geneve(infos) => {
+            ends.extend(infos.iter().filter_map(|info| match info {
+                InfoGeneve::Remote(ip) | InfoGeneve::Local(ip) => Some(IpAddr::V4(*ip)),
+                InfoGeneve::Remote6(ip) | InfoGeneve::Local6(ip) => Some(IpAddr::V6(*ip)),
+                _ => None,
+            }));
+        }
+        InfoData::GreTun(infos) | InfoData::GreTap(infos) => {
+            for info in infos {
+                match info {
+                    InfoGre::Link(index) => lower = Some(*index),
+                    InfoGre::Local(ip) | InfoGre::Remote(ip) => ends.push(IpAddr::V4(*ip)),
+                    _ => {}
+                }
+            }
+        }
+        InfoData::GreTun6(infos) | InfoData::GreTap6(infos) => {
+            for info in infos {
+                match info {
+                    InfoGre6::Link(index) => lower = Some(*index),
+                    InfoGre6::Local(ip) | InfoGre6::Remote(ip) => ends.push(IpAddr::V6(*ip)),
+                    _ => {}
+                }
+            }
+        }
+        InfoData::IpTunnel(infos) => {
+            for info in infos {
+                match info {
+                    InfoIpTunnel::Link(index) => lower = Some(*index),
+                    InfoIpTunnel::Local(ip) | InfoIpTunnel::Remote(ip) => ends.push(*ip),
+                    _ => {}
+                }
+            }
+        }
+        InfoData::Vti(infos) => {
+            for info in infos {
+                match info {
+                    InfoVti::Link(index) => lower = Some(*index),
+                    InfoVti::Local(ip) | InfoVti::Remote(ip) => ends.push(*ip),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    link.lower = lower.filter(|index| *index != 0).or(link.lower);
+    link.ends.extend(ends.into_iter().filter(|ip| !ip.is_unspecified()));
 }
 
 fn parse_address(message: &AddressMessage) -> Option<Address> {

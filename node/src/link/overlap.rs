@@ -48,7 +48,7 @@ fn overlapping(overlay: &Overlay, own: &str, links: &[Link], routes: &[Route]) -
         .collect()
 }
 
-fn is_default(destination: &IpNet) -> bool {
+pub(super) fn is_default(destination: &IpNet) -> bool {
     match destination {
         IpNet::V4(net) => net.prefix_len() <= DEFAULT_V4,
         IpNet::V6(net) => net.prefix_len() <= DEFAULT_V6,
@@ -97,6 +97,9 @@ mod tests {
             running: true,
             loopback: false,
             group: 0,
+            lower: None,
+            master: None,
+            ends: Vec::new(),
         }
     }
 }

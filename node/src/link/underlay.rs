@@ -1,7 +1,8 @@
 //! The underlay: where this host can be reached, which way it sends, and how large a packet may be.
 
-use super::netlink::{Address, Link, NextHop};
-use super::{LinkError, Links};
+use super::netlink::{Address, Link, NextHop, Route};
+use super::{LinkError, Links, carried};
+use mesh_types::AllowedIp;
 use rtnetlink::packet_route::address::{AddressFlags, AddressScope};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,6 +31,8 @@ pub struct Underlay {
     pub egress: BTreeSet<Egress>,
     /// Bytes of the largest overlay packet that fits.
     pub overlay_mtu: u16,
+    /// What the host reaches through our own interface, or through links that the mesh carries.
+    pub carried: BTreeSet<AllowedIp>,
 }
 
 /// An address of this host. The order is by preference.
@@ -63,13 +66,20 @@ impl Links {
         for destination in ANYWHERE {
             hops.extend(self.netlink.next_hop(destination, mark).await.map_err(failed)?);
         }
-        Ok(assemble(own, &links, &addresses, &hops))
+        let routes = self.netlink.routes().await.map_err(failed)?;
+        Ok(assemble(own, &links, &addresses, &routes, &hops))
     }
 }
 
-fn assemble(own: &str, links: &[Link], addresses: &[Address], hops: &[NextHop]) -> Underlay {
-    let links: BTreeMap<u32, &Link> =
-        links.iter().filter(|link| link.name != own && !link.loopback).map(|link| (link.index, link)).collect();
+fn assemble(own: &str, links: &[Link], addresses: &[Address], routes: &[Route], hops: &[NextHop]) -> Underlay {
+    let ways_out: BTreeSet<u32> = hops.iter().map(|hop| hop.interface).collect();
+    let carried = carried::links(own, links, addresses, routes, &ways_out);
+    let ranges = carried::ranges(&carried, addresses, routes);
+    let links: BTreeMap<u32, &Link> = links
+        .iter()
+        .filter(|link| !carried.contains(&link.index) && !link.loopback)
+        .map(|link| (link.index, link))
+        .collect();
     let egress: BTreeSet<Egress> = hops
         .iter()
         .filter(|hop| links.contains_key(&hop.interface))
@@ -95,6 +105,7 @@ fn assemble(own: &str, links: &[Link], addresses: &[Address], hops: &[NextHop]) 
             .collect(),
         overlay_mtu: overlay_mtu(in_use.iter().filter_map(|index| links.get(index)).map(|link| link.mtu).min()),
         egress,
+        carried: ranges,
     }
 }
 
@@ -161,7 +172,7 @@ mod tests {
             address(4, "10.8.0.1", AddressFlags::Permanent),
         ];
         let hop = NextHop { interface: 2, gateway: None, source: Some("192.0.2.5".parse().unwrap()) };
-        let underlay = assemble("mesh0", &links, &addresses, &[hop]);
+        let underlay = assemble("mesh0", &links, &addresses, &[], &[hop]);
         let offered: Vec<String> = underlay.addresses.iter().map(|found| found.address.to_string()).collect();
         assert_eq!(offered, ["192.0.2.5", "192.0.2.6", "2001:db8::5", "2001:db8::9"]);
         assert!(!underlay.addresses.first().unwrap().secondary);
@@ -171,7 +182,7 @@ mod tests {
     fn a_link_without_carrier_offers_nothing() {
         let mut eth0 = link(2, "eth0", "device");
         eth0.running = false;
-        let underlay = assemble("mesh0", &[eth0], &[address(2, "192.0.2.5", AddressFlags::Permanent)], &[]);
+        let underlay = assemble("mesh0", &[eth0], &[address(2, "192.0.2.5", AddressFlags::Permanent)], &[], &[]);
         assert!(underlay.addresses.is_empty());
     }
 
@@ -179,9 +190,9 @@ mod tests {
     fn a_tunnel_counts_only_as_the_way_to_the_world() {
         let links = [link(4, "vpn0", "tun")];
         let addresses = [address(4, "10.8.0.1", AddressFlags::Permanent)];
-        assert!(assemble("mesh0", &links, &addresses, &[]).addresses.is_empty());
+        assert!(assemble("mesh0", &links, &addresses, &[], &[]).addresses.is_empty());
         let hop = NextHop { interface: 4, gateway: None, source: None };
-        assert_eq!(assemble("mesh0", &links, &addresses, &[hop]).addresses.len(), 1);
+        assert_eq!(assemble("mesh0", &links, &addresses, &[], &[hop]).addresses.len(), 1);
     }
 
     fn link(index: u32, name: &str, kind: &str) -> Link {
@@ -194,6 +205,9 @@ mod tests {
             running: true,
             loopback: name == "lo",
             group: 0,
+            lower: None,
+            master: None,
+            ends: Vec::new(),
         }
     }
 

@@ -433,6 +433,8 @@ struct PretenceState {
     /// Whether another program has the UDP port.
     port_taken: bool,
     routes: Vec<HostRoute>,
+    /// Own datagrams kept out of the interface; `None` while nothing keeps them out.
+    dropped: Option<u64>,
     /// Where the state is by which a guard knows the device; without, devices end with the daemon.
     outlives: Option<PathBuf>,
     guards: Vec<u32>,
@@ -523,6 +525,21 @@ impl Ground for Pretence {
 
     fn overlaps(&self, _overlay: Overlay) -> BoxFuture<'_, Result<Vec<HostRoute>, LinkError>> {
         async { Ok(self.state.lock().unwrap().routes.clone()) }.boxed()
+    }
+
+    fn make_drop_rule(&self) -> std::io::Result<bool> {
+        let mut state = self.state.lock().unwrap();
+        state.dropped = Some(0);
+        Ok(true)
+    }
+
+    fn count_dropped(&self) -> std::io::Result<u64> {
+        self.state.lock().unwrap().dropped.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn remove_drop_rule(&self) -> std::io::Result<()> {
+        self.state.lock().unwrap().dropped = None;
+        Ok(())
     }
 
     fn probes(&self, _link: &mesh_node_core::Link) -> std::io::Result<Option<ProbeSockets>> {

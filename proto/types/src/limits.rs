@@ -8,6 +8,14 @@ pub const MAX_CANDIDATES: usize = 16;
 /// Bytes of a presence payload: sixteen IPv6 candidates take 362; the rest is room for later versions.
 pub const MAX_PRESENCE_PAYLOAD: usize = 1024;
 
+/// Addresses that a peer authenticated from and that a node knows for good ones: a laptop goes between home, office and
+/// a telephone.
+pub const MAX_PROVEN_ADDRESSES: usize = 8;
+
+/// Ranges that a host's links carry through the mesh, beside the overlay: a few routes and bridges. What is more is kept
+/// as wider ranges.
+pub const MAX_CARRIED_RANGES: usize = 256;
+
 /// How often something may be done: so many times at once, and once more each time that this has passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowance {
@@ -16,6 +24,14 @@ pub struct Allowance {
     /// Between one more and the next.
     pub every: MeshDuration,
 }
+
+/// Tries of one node to reach one peer: one turn over all its candidates, then no faster than WireGuard repeats a
+/// handshake (REKEY_TIMEOUT), however often the peer changes what it lists.
+pub const PEER_TRIES: Allowance = Allowance { burst: MAX_CANDIDATES as u32, every: MeshDuration::from_secs(5) };
+
+/// Of these at one address that the peer lists and never authenticated from: a packet may be lost, two in a row seldom
+/// are. Whoever is there has not asked for any.
+pub const CLAIMED_ADDRESS_TRIES: Allowance = Allowance { burst: 4, every: MeshDuration::from_secs(60) };
 
 /// Presence changes of one node before they are put off. Roaming between two networks every second is far from honest
 /// use.
@@ -161,6 +177,6 @@ pub const MAX_NAMED_PLACES: usize = 4 * MAX_COORDINATORS;
 /// Pings of a node that are under way at once; each is a person or a script that waits two seconds at most.
 pub const MAX_PINGS: usize = 256;
 
-/// Probes of one peer that a node answers in a second: twice what the fastest `meshctl ping` sends. Each is a datagram and
-/// a turn of the daemon's loop, which are there for all peers.
-pub const MAX_PROBE_ANSWERS_PER_SECOND: u64 = 200;
+/// Probes of one peer that a node answers: a second's worth at once, and twice what the fastest `meshctl ping` sends. Each
+/// is a datagram and a turn of the daemon's loop, which are there for all peers.
+pub const PROBE_ANSWERS: Allowance = Allowance { burst: 200, every: MeshDuration(5) };

@@ -27,6 +27,8 @@ pub struct Machine {
     pub device: Device,
     /// Whether the device is the kernel's.
     pub kernel: bool,
+    /// Datagrams that its drop rule kept out of its own tunnel.
+    pub dropped: u64,
     /// The journal, as far as it was synced.
     pub disk: Vec<u8>,
     /// The session, as the node's end sees it.
@@ -86,6 +88,7 @@ impl Machine {
             node: None,
             device: Device::default(),
             kernel,
+            dropped: 0,
             disk: Vec::new(),
             session: None,
             skew: 0,

@@ -300,6 +300,12 @@ impl World {
                     node.handle_applied(now);
                 }
             }
+            Action::CountDropped => {
+                let dropped = self.machines[machine].dropped;
+                if let Some(node) = &mut self.machines[machine].node {
+                    node.handle_dropped(dropped, now);
+                }
+            }
             Action::SendProbe { to, bytes } => self.send_overlay(machine, to, bytes.to_vec()),
             Action::Say(message) => self.say(machine, message),
             Action::EndSession(reason) => {

@@ -148,6 +148,8 @@ impl Device {
             endpoint: peer.config.endpoint,
             keepalive: peer.config.keepalive,
             allowed_ips: peer.config.allowed_ips.clone(),
+            refused: 0,
+            last_refused: None,
             last_handshake: peer.last_handshake.map(&wall),
             rx_bytes: peer.rx,
             tx_bytes: peer.tx,
@@ -156,6 +158,8 @@ impl Device {
             public_key: self.key,
             listen_port: self.port,
             fwmark: self.fwmark,
+            barred: None,
+            looped: 0,
             peers: self.peers.iter().map(|(key, p)| (*key, peer(p))).collect(),
         }
     }

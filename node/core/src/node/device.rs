@@ -6,12 +6,12 @@
 use super::Node;
 use crate::action::Action;
 use crate::clock::{BootTime, Now};
-use crate::device::{ActualDevice, DesiredDevice, DesiredPeer, DeviceUpdate, PeerChange};
+use crate::device::{ActualDevice, DesiredDevice, DesiredPeer, DeviceUpdate, EndpointIntent, PeerChange};
 use crate::diff::diff;
 use crate::journal::Record;
 use crate::path::{Aim, Step};
 use mesh_types::{MeshTime, NodeId, NodeRecord, PublicKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Between two looks while bytes flow: how soon silence is noticed.
@@ -76,9 +76,10 @@ impl Node {
         self.look.changed = true;
         for (key, peer) in &actual.peers {
             if let Some(path) = self.by_key.get(key).and_then(|id| self.paths.get_mut(id)) {
-                path.observe(peer, now);
+                path.observe(peer, self.own_tunnel.barred(), now);
             }
         }
+        self.notice_refused(&actual, now);
         self.remember_endpoints(&actual);
         self.actual = Some(actual);
     }
@@ -92,6 +93,7 @@ impl Node {
         actual.apply(&update);
         for (key, change) in &update.peers {
             let endpoint = actual.peers.get(key).and_then(|peer| peer.endpoint);
+            let endpoint = endpoint.filter(|at| self.own_tunnel.barred().permits(*at));
             let Some(path) = self.by_key.get(key).and_then(|id| self.paths.get_mut(id)) else { continue };
             match change {
                 PeerChange::Remove => path.forget_device(now.boot),
@@ -173,7 +175,13 @@ impl Node {
         let desired = self.desired(actual, mesh_time);
         let mut update = diff(&desired, actual);
         let again = self.look.aims.iter().filter(|(_, aim)| aim.recreate);
-        for key in again.filter_map(|(&id, _)| Some(self.peer(id)?.public_key)) {
+        let again = again.filter_map(|(&id, _)| Some(self.peer(id)?.public_key));
+        // An endpoint can be replaced, but not taken away.
+        let astray = actual.peers.iter().filter(|(key, found)| {
+            let stays = desired.peers.get(*key).is_some_and(|peer| peer.endpoint == EndpointIntent::Keep);
+            stays && found.endpoint.is_some_and(|at| !self.barred().permits(at))
+        });
+        for key in again.chain(astray.map(|(key, _)| *key)).collect::<BTreeSet<_>>() {
             if let Some(peer) = desired.peers.get(&key).filter(|_| actual.peers.contains_key(&key)) {
                 update.peers.retain(|(changed, _)| *changed != key);
                 update.peers.push((key, PeerChange::Recreate(peer.to_new(None))));
@@ -208,7 +216,8 @@ impl Node {
     pub(super) fn device_due(&self, now: Now) -> Option<BootTime> {
         let look = self.look.next.filter(|_| self.is_up() && !self.is_operating());
         let expiry = self.look.expiry.filter(|_| self.actual.is_some() && !self.is_operating());
-        let due = look.into_iter().chain(expiry.map(|at| self.clock.boot_at(at, now))).min();
+        let count = self.own_tunnel.count_due().filter(|_| self.is_up());
+        let due = look.into_iter().chain(expiry.map(|at| self.clock.boot_at(at, now))).chain(count).min();
         due.map(|at| self.look.not_before.map_or(at, |rest| rest.max(at)))
     }
 
@@ -226,7 +235,7 @@ impl Node {
     }
 
     /// The device as it should be: a peer whose lease has ended is no peer, and after the end of our own there is none.
-    fn desired(&self, actual: &ActualDevice, mesh_time: MeshTime) -> DesiredDevice {
+    pub(super) fn desired(&self, actual: &ActualDevice, mesh_time: MeshTime) -> DesiredDevice {
         let own = self.own_record();
         let alive = |record: &NodeRecord| mesh_time < record.expires_at;
         let peers = self.peers().filter(|peer| alive(own) && alive(peer) && peer.public_key != own.public_key);
@@ -234,6 +243,7 @@ impl Node {
             private_key: self.setup.private_key.clone(),
             listen_port: self.setup.listen_port,
             fwmark: self.setup.fwmark,
+            barred: self.barred().ranges().clone(),
             peers: peers.map(|peer| (peer.public_key, self.desired_peer(peer, actual))).collect(),
         }
     }
@@ -258,7 +268,7 @@ impl Node {
         let settled = |id: &NodeId| self.paths.get(id).is_some_and(|path| path.is_settled());
         let found = actual.peers.iter().filter_map(|(key, peer)| {
             let id = *self.by_key.get(key)?;
-            let endpoint = peer.endpoint?;
+            let endpoint = peer.endpoint.filter(|at| self.barred().permits(*at))?;
             (settled(&id) && self.cache.endpoints.get(&id) != Some(&endpoint)).then_some((id, endpoint))
         });
         for (node, endpoint) in found.collect::<Vec<_>>() {

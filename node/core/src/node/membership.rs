@@ -35,7 +35,7 @@ impl Node {
     /// Whether this node belongs to the mesh, as far as it knows.
     pub(super) fn is_member(&self) -> bool {
         let listed = self.cache.netmap.as_ref().is_none_or(|n| n.nodes.contains_key(&self.setup.record.id));
-        listed && !self.barred
+        listed && !self.removed
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -46,6 +46,7 @@ impl Node {
     pub(super) fn adopt(&mut self, record: Record, now: Now) {
         self.remember(record);
         self.index_peers(now.boot);
+        self.bar();
         self.look.changed = true;
         let early = std::mem::take(&mut self.early);
         for signed in early.into_values() {
@@ -67,6 +68,7 @@ impl Node {
         self.paths.retain(|id, _| nodes.contains_key(id));
         self.online.retain(|id| nodes.contains_key(id));
         self.heard.retain(|id| nodes.contains_key(&id));
+        self.own_tunnel.retain(|id| nodes.contains_key(&id));
         let old_keys = std::mem::take(&mut self.by_key);
         self.by_address.clear();
         for (&id, node) in &nodes {
@@ -139,14 +141,13 @@ impl Node {
     fn is_usable(&self, candidate: &Candidate) -> bool {
         let at = SocketAddr::new(candidate.endpoint.ip().to_canonical(), candidate.endpoint.port());
         let ours = self.own_addresses().contains(&at.ip()) && at.port() == self.setup.listen_port;
-        candidate.is_plausible() && !self.config().overlay.contains(at.ip()) && !ours
+        candidate.is_plausible() && self.barred().permits(at) && !ours
     }
 
     /// Takes the host's addresses: what can be reached from outside is said to all, and peers are asked from there.
     pub(super) fn take_underlay(&mut self, addresses: Vec<IpAddr>, now: Now) {
-        let overlay = self.config().overlay;
         let usable: Vec<IpAddr> =
-            host_candidates(&addresses, u16::MAX, &overlay).iter().map(|c| c.endpoint.ip()).collect();
+            host_candidates(&addresses, u16::MAX, self.barred()).iter().map(|c| c.endpoint.ip()).collect();
         if self.underlay.as_ref() == Some(&usable) {
             return;
         }
@@ -171,7 +172,7 @@ impl Node {
     pub(super) fn announce(&mut self) {
         let up = self.cache.intent == Intent::Up;
         let addresses = if up { self.own_addresses() } else { &[] };
-        let candidates = host_candidates(addresses, self.setup.listen_port, &self.config().overlay);
+        let candidates = host_candidates(addresses, self.setup.listen_port, self.barred());
         self.voice.want(candidates);
     }
 
@@ -212,7 +213,8 @@ impl Node {
             Some(Session { welcomed: Some(_) }) => Online::No,
             _ => Online::Unknown,
         };
-        View { underlay: self.own_addresses(), worked: self.cache.endpoints.get(&id).copied(), online, fresh }
+        let worked = self.cache.endpoints.get(&id).copied();
+        View { underlay: self.own_addresses(), barred: self.barred(), worked, online, fresh }
     }
 
     pub(super) fn picture(&self, now: Now) -> Status {
@@ -233,6 +235,7 @@ impl Node {
             time: self.clock.now(now),
             trust: self.clock.trust(now),
             candidates: self.voice.candidates().to_vec(),
+            dropped: self.own_tunnel.dropped(),
             peers,
             warnings: self.warnings.iter().cloned().collect(),
         }
@@ -247,6 +250,7 @@ impl Node {
             endpoint: found.and_then(|f| f.endpoint),
             path: if good { PathStatus::Direct } else { PathStatus::None },
             online: self.view(peer.id, false).online == Online::Yes || path.is_some_and(|p| p.was_heard(now.boot)),
+            refused: self.own_tunnel.refused(peer.id),
             last_handshake: found.and_then(|f| f.last_handshake),
             latency: path.and_then(Path::latency),
             rx_bytes: found.map_or(0, |f| f.rx_bytes),
@@ -254,8 +258,9 @@ impl Node {
         }
     }
 
-    /// What to do about the endpoint of a peer: nothing, unless the device has none or a path aims at another.
+    /// What to do about the endpoint of a peer: nothing, unless the device has none that may be, or a path aims at another.
     pub(super) fn endpoint_intent(&self, id: NodeId, present: Option<SocketAddr>) -> EndpointIntent {
+        let present = present.filter(|at| self.barred().permits(*at));
         let aim = self.look.aims.get(&id).map(|aim| aim.endpoint);
         let first = || self.paths.get(&id).filter(|_| present.is_none())?.first_place(&self.view(id, false));
         aim.or_else(first).map_or(EndpointIntent::Keep, EndpointIntent::Set)

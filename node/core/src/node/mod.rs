@@ -9,6 +9,7 @@
 
 mod device;
 mod membership;
+mod own_tunnel;
 mod probing;
 mod session;
 mod upkeep;
@@ -30,7 +31,7 @@ use crate::status::{SessionStatus, Status};
 use ed25519_dalek::SigningKey;
 use mesh_types::session::Hello;
 use mesh_types::{
-    CoordinatorMessage, Level, MeshConfig, MeshTime, NodeId, NodeRecord, PrivateKey, PublicKey, Revision,
+    AllowedIp, CoordinatorMessage, Level, MeshConfig, MeshTime, NodeId, NodeRecord, PrivateKey, PublicKey, Revision,
     SignedPresence,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -103,10 +104,12 @@ pub struct Node {
     wake: Option<BootTime>,
 
     session: Option<Session>,
-    barred: bool,
+    /// A coordinator said that this node is removed, and none has welcomed it since.
+    removed: bool,
     voice: Voice,
     /// None until the shell has first told.
     underlay: Option<Vec<IpAddr>>,
+    own_tunnel: own_tunnel::OwnTunnel,
 
     paths: BTreeMap<NodeId, Path>,
     by_key: BTreeMap<PublicKey, NodeId>,
@@ -135,6 +138,7 @@ struct Session {
 impl Node {
     /// Begins a life of the node. The first actions tell the shell to make the interface and read the device.
     pub fn new(setup: Setup, cache: Cache, now: Now) -> Self {
+        let own_tunnel = own_tunnel::OwnTunnel::new(&setup, &cache);
         let mut node = Self {
             clock: Clock::restore(cache.clock, now),
             random: Random::new(setup.seed),
@@ -145,8 +149,9 @@ impl Node {
             actions: VecDeque::new(),
             wake: None,
             session: None,
-            barred: false,
+            removed: false,
             underlay: None,
+            own_tunnel,
             paths: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_address: BTreeMap::new(),
@@ -199,6 +204,19 @@ impl Node {
     /// link-local and overlay addresses may be among them and are left out.
     pub fn handle_underlay(&mut self, addresses: Vec<IpAddr>, now: Now) {
         self.take_underlay(addresses, now);
+        self.finish(now);
+    }
+
+    /// Takes the ranges that the host routes into our own interface or into a link that the mesh carries, all of them,
+    /// whenever they may have changed; before [`Node::handle_underlay`], so that nothing inside is ever offered.
+    pub fn handle_carried(&mut self, ranges: BTreeSet<AllowedIp>, now: Now) {
+        self.take_carried(ranges);
+        self.finish(now);
+    }
+
+    /// Takes the answer to [`Action::CountDropped`]: a count that begins anew with each of the host's filters.
+    pub fn handle_dropped(&mut self, count: u64, now: Now) {
+        self.take_dropped(count, now.boot);
         self.finish(now);
     }
 
@@ -315,6 +333,7 @@ impl Node {
         self.step_paths(now);
         self.reconcile(now);
         self.send_due_probes(now);
+        self.count_dropped_if_due(now);
         self.look_if_due(now);
         self.keep_up(now);
         self.wake = self.next_wake(now);

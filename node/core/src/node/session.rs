@@ -47,7 +47,7 @@ impl Node {
     fn take_welcome(&mut self, welcome: Welcome, now: Now) -> Result<(), EndReason> {
         let Welcome { coordinator, epoch, incarnation, tick } = welcome;
         let incoming = Incoming::new(self.cache.mesh, self.cache.netmap.as_ref(), epoch).map_err(end_reason)?;
-        self.barred = false;
+        self.removed = false;
         self.online.clear();
         self.warn(Warning::DuplicateIdentity, false);
         self.warn(Warning::Forgotten, false);
@@ -91,7 +91,7 @@ impl Node {
 
     fn take_close(&mut self, reason: CloseReason) {
         match reason {
-            CloseReason::Removed => self.barred = true,
+            CloseReason::Removed => self.removed = true,
             CloseReason::DuplicateIdentity => {
                 self.warn(Warning::DuplicateIdentity, true);
             }

@@ -1,5 +1,7 @@
 //! What nodes do together, seen from outside: their actions and their devices.
 
+mod own_tunnel;
+mod tries;
 mod world;
 
 use super::{Node, SessionEvent, Validity};
@@ -9,7 +11,7 @@ use crate::device::PeerChange;
 use crate::journal::{Cache, Intent, Record};
 use crate::probe::{Probe, ProbeKind};
 use crate::status::{PathStatus, Phase};
-use mesh_types::limits::MAX_PROBE_ANSWERS_PER_SECOND;
+use mesh_types::limits::PROBE_ANSWERS;
 use mesh_types::session::{CloseReason, PresenceUpdate, Welcome};
 use mesh_types::{
     CoordinatorId, CoordinatorMessage, Epoch, Incarnation, MeshDuration, MeshTime, NodeMessage, NodeRecord,
@@ -234,7 +236,7 @@ fn an_unreachable_peer_is_tried_ever_less_and_then_left_until_there_is_news() {
     let offline = PresenceUpdate { offline: vec![id(1)], ..PresenceUpdate::default() };
     world.tell(0, CoordinatorMessage::Presence(offline));
     world.send(0, 1);
-    world.run(millis(30_000));
+    world.run(millis(60_000));
     let tries = world.hosts[0].times(|a| is_request_to(a, 1)).len();
     assert!((1..40).contains(&tries), "{tries} requests");
     world.hosts[0].log.clear();
@@ -595,7 +597,7 @@ fn a_flood_of_probes_from_one_peer_is_answered_so_far_and_takes_nothing_from_ano
         let actions = std::iter::from_fn(|| node.poll_action());
         actions.filter(|action| matches!(action, Action::SendProbe { to, .. } if *to == from)).count() as u64
     };
-    assert_eq!(answered(&mut world, flooding, 10_000), MAX_PROBE_ANSWERS_PER_SECOND);
+    assert_eq!(answered(&mut world, flooding, 10_000), u64::from(PROBE_ANSWERS.burst));
     assert_eq!(answered(&mut world, other, 1), 1);
     assert_eq!(answered(&mut world, flooding, 1), 0);
     world.run(millis(1_000));

@@ -55,6 +55,12 @@ pub(super) struct Host {
     pub(super) delivered: Vec<u64>,
     /// Whether it answers at all.
     pub(super) alive: bool,
+    /// The source of its packets, while the kernel picks another than it should.
+    pub(super) source: Option<IpAddr>,
+    /// When it sent into its own tunnel; its filter dropped that.
+    pub(super) looped: Vec<u64>,
+    /// Where it sent to, with the time.
+    pub(super) sent_to: Vec<(u64, SocketAddr)>,
     /// Whether it lets no probes in.
     pub(super) firewall: bool,
     /// Whether its device does nothing that is asked of it.
@@ -96,7 +102,7 @@ fn private(index: usize) -> PrivateKey {
     PrivateKey::from_bytes(bytes)
 }
 
-fn identity(index: usize) -> SigningKey {
+pub(super) fn identity(index: usize) -> SigningKey {
     SigningKey::from_bytes(&[u8::try_from(index).unwrap() + 1; 32])
 }
 
@@ -186,6 +192,9 @@ impl World {
             connected: false,
             delivered: Vec::new(),
             alive: true,
+            source: None,
+            looped: Vec::new(),
+            sent_to: Vec::new(),
             firewall: false,
             broken: false,
         }
@@ -356,6 +365,10 @@ impl World {
                     host.device = ActualDevice::default();
                     host.wireguard.clear();
                 }
+                Action::CountDropped => {
+                    let dropped = u64::try_from(host.looped.len()).unwrap();
+                    host.node.handle_dropped(dropped, now);
+                }
                 Action::SendProbe { to, bytes } => {
                     let peer = host.device.peers.iter();
                     let key =
@@ -405,10 +418,15 @@ impl World {
     }
 
     fn post(&mut self, index: usize, to: PublicKey, dst: SocketAddr, body: Body) {
-        let host = &self.hosts[index];
+        let host = &mut self.hosts[index];
+        host.sent_to.push((self.millis, dst));
+        if config().overlay.contains(dst.ip()) {
+            host.looped.push(self.millis);
+            return;
+        }
         let own = host.addresses.iter().find(|a| a.is_ipv4() == dst.is_ipv4());
         if let Some(&own) = own.filter(|_| host.alive) {
-            let src = SocketAddr::new(own, PORT);
+            let src = SocketAddr::new(host.source.unwrap_or(own), PORT);
             self.packets.push((self.millis + 1, Packet { src, dst, from: record(index).public_key, to, body }));
         }
     }
