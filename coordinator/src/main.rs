@@ -3,14 +3,21 @@
 use clap::Parser as _;
 use mesh_coordinator::ending::exit_code;
 use mesh_coordinator::options::Options;
+use mesh_proto::confine::{keep_memory_private, may_be_logged};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
 
 fn main() -> ExitCode {
     let options = Options::parse();
     log_to_stderr(options.log_json);
+    if let Err(error) = keep_memory_private() {
+        tracing::warn!(%error, "a core dump of this process would hold its keys");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -33,12 +40,9 @@ fn main() -> ExitCode {
 fn log_to_stderr(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
     let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    if json {
-        builder.json().init();
-    } else {
-        builder.init();
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let lines = if json { lines.json().boxed() } else { lines.boxed() };
+    Registry::default().with(filter).with(filter_fn(may_be_logged)).with(lines).init();
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

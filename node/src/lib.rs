@@ -14,6 +14,7 @@ pub mod host;
 mod join;
 pub mod link;
 mod local;
+pub mod log;
 pub mod mark;
 pub mod options;
 mod port;

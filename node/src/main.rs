@@ -2,13 +2,15 @@
 
 use clap::Parser as _;
 use mesh_node::failure::Failure;
+use mesh_node::log;
 use mesh_node::options::{Command, Options};
 use mesh_node::wireguard;
+use mesh_proto::confine::keep_memory_private;
 use mesh_proto::descriptors;
 use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Workers: one for the loop and one for packets, so that a slow disk holds up neither.
 const WORKERS: usize = 2;
@@ -16,6 +18,9 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let options = Options::parse();
     start_log(options.log_json);
+    if let Err(error) = keep_memory_private() {
+        warn!(%error, "a core dump of this process would hold its keys");
+    }
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -40,12 +45,8 @@ fn start(options: Options) -> Result<(), Failure> {
         .block_on(mesh_node::run::run(options))
 }
 
-/// What is logged unless RUST_LOG says otherwise. netlink warns of each rest of a dump that nobody wanted.
-const LOGGED: &str = "info,netlink_proto=error";
-
 /// To stderr, where supervisors look.
 fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
-    if json { log.json().init() } else { log.init() }
+    let asked = std::env::var("RUST_LOG").ok();
+    log::subscriber(asked.as_deref(), json, stderr().is_terminal(), stderr).init();
 }

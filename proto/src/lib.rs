@@ -12,6 +12,7 @@ pub mod v1 {
 
 pub mod certificate;
 mod channel;
+pub mod confine;
 pub mod convert;
 pub mod descriptors;
 pub mod dial;

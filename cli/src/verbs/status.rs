@@ -22,6 +22,8 @@ struct Status {
     time: Option<String>,
     coordinators: Vec<Coordinator>,
     peers: Vec<Peer>,
+    /// On their way into the own tunnel.
+    dropped_own_datagrams: u64,
     warnings: Vec<String>,
     version: String,
 }
@@ -64,6 +66,9 @@ struct Peer {
     rx_bytes: u64,
     tx_bytes: u64,
     expires_at: String,
+    /// The last endpoint that was refused because it is reached through the mesh, and how many were.
+    refused_endpoint: Option<String>,
+    refused_endpoints: u64,
 }
 
 pub(super) async fn run(context: &Context, check: bool) -> Result<Exit, Failure> {
@@ -103,6 +108,7 @@ impl From<StatusReply> for Status {
             time: (reply.time != 0).then(|| MeshTime(reply.time).to_string()),
             coordinators: reply.coordinators.into_iter().map(|found| Coordinator::new(found, session)).collect(),
             peers: reply.peers.into_iter().map(Peer::from).collect(),
+            dropped_own_datagrams: reply.dropped_own_datagrams,
             warnings: reply.warnings,
             version: reply.software,
         }
@@ -153,6 +159,8 @@ impl From<PeerStatus> for Peer {
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             expires_at: MeshTime(peer.expires_at).to_string(),
+            refused_endpoint: peer.refused_endpoint,
+            refused_endpoints: peer.refused_endpoints,
         }
     }
 }
@@ -228,7 +236,22 @@ fn print_peers(peers: &[Peer], now: MeshTime) {
     output::print(&table);
 }
 
+/// What was kept out of the own tunnel, a line for each peer and one for all.
+fn kept_out(status: &Status) -> Vec<String> {
+    let refused = status.peers.iter().filter_map(|peer| {
+        let endpoint = peer.refused_endpoint.as_ref()?;
+        let (name, times) = (&peer.name, peer.refused_endpoints);
+        Some(format!("{name} was heard from {endpoint}, which is reached through the mesh: refused {times} times"))
+    });
+    let dropped = Some(status.dropped_own_datagrams).filter(|dropped| *dropped > 0);
+    let dropped = dropped.map(|dropped| format!("{dropped} own datagrams were kept from going through the own tunnel"));
+    refused.chain(dropped).collect()
+}
+
 fn warn(status: &Status) {
+    for line in kept_out(status) {
+        output::note(line);
+    }
     for warning in &status.warnings {
         output::note(format_args!("warning: {warning}"));
     }
@@ -362,6 +385,17 @@ mod tests {
         assert!(first.ends_with("(UDP 7)") && !second.contains("not fresh"), "{first}\n{second}");
         let (first, second) = lines("up", "kernel");
         assert!(first.ends_with("(kernel, UDP 7)") && second.contains("not fresh"), "{first}\n{second}");
+    }
+
+    #[test]
+    fn what_was_kept_out_of_the_own_tunnel_is_said_by_peer_and_address() {
+        assert!(kept_out(&Status::from(reply())).is_empty());
+        let mut reply = StatusReply { dropped_own_datagrams: 7, ..reply() };
+        reply.peers[0].refused_endpoint = Some("10.99.0.2:51820".into());
+        reply.peers[0].refused_endpoints = 3;
+        let lines = kept_out(&Status::from(reply));
+        assert!(lines[0].contains("node-2") && lines[0].contains("10.99.0.2:51820") && lines[0].contains("3 times"));
+        assert!(lines[1].starts_with("7 own datagrams"));
     }
 
     #[test]

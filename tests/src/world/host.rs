@@ -27,6 +27,10 @@ pub struct Machine {
     pub device: Device,
     /// Whether the device is the kernel's.
     pub kernel: bool,
+    /// Until when the kernel picks the overlay address as source of what it sends: its primary address was just replaced.
+    pub wrong_source_until: u64,
+    /// Since when its device has sent into its own tunnel, with a daemon to see it.
+    pub looping_since: Option<u64>,
     /// Datagrams that its drop rule kept out of its own tunnel.
     pub dropped: u64,
     /// The journal, as far as it was synced.
@@ -88,6 +92,8 @@ impl Machine {
             node: None,
             device: Device::default(),
             kernel,
+            wrong_source_until: 0,
+            looping_since: None,
             dropped: 0,
             disk: Vec::new(),
             session: None,
@@ -137,6 +143,7 @@ impl Machine {
 
     /// Starts the daemon on what is on its disk.
     pub fn start(&mut self, rng: &mut Rng, millis: u64) {
+        self.looping_since = None;
         if !self.kernel {
             self.device.restart();
         }

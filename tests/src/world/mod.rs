@@ -34,6 +34,8 @@ const BEGINNING: MeshTime = MeshTime(1_767_225_600_000);
 const STEP: u64 = 50;
 /// After how long both ends of a stream notice that nothing comes through.
 const STREAM_TIMEOUT: u64 = 5_000;
+/// How long a host may send from the wrong address after its primary one was replaced.
+const WRONG_SOURCE: u64 = 400;
 /// Lines of history shown when a check fails.
 const HISTORY: usize = 60;
 
@@ -184,6 +186,10 @@ impl World {
     /// Moves a machine to another address.
     pub fn roam(&mut self, machine: usize) -> IpAddr {
         let address = self.network.move_host(Host::Node(machine));
+        if self.rng.chance(30) {
+            self.note(format_args!("node {machine} sends from its overlay address for a moment"));
+            self.machines[machine].wrong_source_until = self.now + WRONG_SOURCE;
+        }
         // A stream dies with the address that it came from; the daemon sees that and dials again at once.
         if let Some((session, _)) = self.machines[machine].session.take() {
             self.with_node(machine, |node, now| node.handle_session(SessionEvent::Closed, now));
@@ -285,7 +291,10 @@ impl World {
         match action {
             Action::Persist(record) => self.machines[machine].persist(&record),
             Action::Link(DesiredLink::Up(_)) => {}
-            Action::Link(DesiredLink::Down) => self.machines[machine].device = Device::default(),
+            Action::Link(DesiredLink::Down) if self.machines[machine].kernel => {
+                self.machines[machine].device = Device::default();
+            }
+            Action::Link(DesiredLink::Down) => self.machines[machine].device.restart(),
             Action::Read => {
                 let actual = self.machines[machine].device.read(mesh_time);
                 if let Some(node) = &mut self.machines[machine].node {
@@ -356,7 +365,19 @@ impl World {
     }
 
     fn transmit(&mut self, machine: usize, datagrams: Vec<Datagram>) {
-        for datagram in datagrams {
+        let overlay = self.cluster.truth.config().expect("founded").overlay;
+        self.check_own_tunnel(machine, &overlay);
+        let wrong = self.now < self.machines[machine].wrong_source_until;
+        for mut datagram in datagrams {
+            if overlay.contains(datagram.target.ip()) {
+                // The drop rule of the host counts it.
+                self.machines[machine].dropped += 1;
+                continue;
+            }
+            if wrong {
+                let own = self.machines[machine].record.addresses.v4;
+                datagram.source.set_ip(own.into());
+            }
             let delay = datagram_delay(&mut self.rng);
             self.schedule(delay, Event::Datagram { from: Host::Node(machine), datagram });
         }

@@ -4,8 +4,8 @@
 //! device that holds that session takes it. Lifetimes and limits are those of the paper (section 6.1).
 
 use mesh_node_core::device::{ActualDevice, ActualPeer, DeviceUpdate, NewPeer, PeerChange, PeerUpdate};
-use mesh_types::{MeshTime, PublicKey};
-use std::collections::BTreeMap;
+use mesh_types::{AllowedIp, MeshTime, PublicKey};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// REKEY-TIMEOUT: a peer is sent at most one initiation in this many milliseconds.
@@ -67,6 +67,8 @@ pub struct Device {
     port: u16,
     fwmark: u32,
     peers: BTreeMap<PublicKey, Peer>,
+    /// Where it takes no endpoint; a kernel's takes whatever authenticated.
+    barred: Option<BTreeSet<AllowedIp>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,6 +99,7 @@ impl Device {
         }
         self.port = update.listen_port.unwrap_or(self.port);
         self.fwmark = update.fwmark.unwrap_or(self.fwmark);
+        self.barred = update.barred.clone().or(self.barred.take());
         for (key, change) in &update.peers {
             match change {
                 PeerChange::Remove => drop(self.peers.remove(key)),
@@ -158,7 +161,7 @@ impl Device {
             public_key: self.key,
             listen_port: self.port,
             fwmark: self.fwmark,
-            barred: None,
+            barred: self.barred.clone(),
             looped: 0,
             peers: self.peers.iter().map(|(key, p)| (*key, peer(p))).collect(),
         }
@@ -174,9 +177,14 @@ impl Device {
         self.peers.keys()
     }
 
+    /// Whether it sends to an address like this.
+    pub fn aims(&self, inside: impl Fn(IpAddr) -> bool) -> bool {
+        self.peers.values().filter_map(|peer| peer.config.endpoint).any(|at| inside(at.ip()))
+    }
+
     /// Forgets sessions and staged packets, as a restarted userspace engine has.
     pub fn restart(&mut self) {
-        *self = Self::default();
+        *self = Self { barred: Some(BTreeSet::new()), ..Self::default() };
     }
 
     /// Sends a packet to an overlay address from the host's underlay address `own`; `fresh` names a new session.
@@ -245,31 +253,34 @@ impl Device {
         let (Some(me), Some(peer)) = (self.key, self.peers.get_mut(&datagram.sender)) else {
             return (Vec::new(), None);
         };
+        let inside = |range: &AllowedIp| range.net().contains(&datagram.source.ip());
+        let refused = self.barred.iter().flatten().any(inside);
+        let endpoint = if refused { peer.config.endpoint } else { Some(datagram.source) };
         let source = SocketAddr::new(own, port);
         let answer = |target, kind| Datagram { source, target, sender: me, kind };
         match datagram.kind {
             Kind::Initiation { responder, session } if responder == me => {
                 // An initiation of our own stays open: when both begin at once, both sessions live.
-                peer.config.endpoint = Some(datagram.source);
+                peer.config.endpoint = endpoint;
                 peer.unconfirmed = Some((session, now));
                 peer.last_handshake = Some(now);
                 peer.rx += 148;
                 peer.tx += 92;
-                (vec![answer(datagram.source, Kind::Response { session })], None)
+                (endpoint.map(|to| answer(to, Kind::Response { session })).into_iter().collect(), None)
             }
             Kind::Response { session } if peer.proposed == Some(session) => {
                 peer.proposed = None;
-                peer.establish(session, datagram.source, now);
+                peer.establish(session, endpoint, now);
                 peer.rx += 92;
                 let mut out = peer.flush(session, source, me, now);
                 if out.is_empty() {
                     peer.sent(&[], now);
-                    out.push(answer(datagram.source, keepalive(session)));
+                    out.extend(endpoint.map(|to| answer(to, keepalive(session))));
                 }
                 (out, None)
             }
             Kind::Data { session, inner_source, payload } if peer.holds(session) => {
-                let confirmed = peer.received(session, &payload, datagram.source, now);
+                let confirmed = peer.received(session, &payload, endpoint, now);
                 let out = if confirmed { peer.flush(session, source, me, now) } else { Vec::new() };
                 let allowed = peer.config.allowed_ips.iter().any(|ip| ip.net().contains(&inner_source));
                 (out, (allowed && !payload.is_empty()).then_some((inner_source, payload)))
@@ -309,8 +320,8 @@ impl Peer {
     }
 
     /// The initiator's end of a handshake.
-    fn establish(&mut self, session: u64, from: SocketAddr, now: u64) {
-        self.config.endpoint = Some(from);
+    fn establish(&mut self, session: u64, from: Option<SocketAddr>, now: u64) {
+        self.config.endpoint = from;
         self.adopt(session, now);
         self.last_handshake = Some(now);
         self.unanswered = None;
@@ -338,12 +349,12 @@ impl Peer {
     }
 
     /// Whether the packet confirmed a session that we had answered for.
-    fn received(&mut self, session: u64, payload: &[u8], from: SocketAddr, now: u64) -> bool {
+    fn received(&mut self, session: u64, payload: &[u8], from: Option<SocketAddr>, now: u64) -> bool {
         let confirmed = self.unconfirmed.take_if(|(waiting, _)| *waiting == session);
         if let Some((session, since)) = confirmed {
             self.adopt(session, since);
         }
-        self.config.endpoint = Some(from);
+        self.config.endpoint = from;
         self.rx += payload.len() as u64 + 32;
         self.unanswered = None;
         if !payload.is_empty() {
