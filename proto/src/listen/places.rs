@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
+const WIDEST: usize = LEVELS - 1;
+
 /// How many there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Bounds {
@@ -24,9 +26,9 @@ pub(super) struct Bounds {
 /// Why there is no place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoPlace {
-    /// The caller's own network has as many as it may, all of them new.
+    /// The caller's own network has as many as it may, or no fewer than any other when all are taken.
     Share,
-    /// All are taken by others who are new, none of whom holds more.
+    /// All are taken by others, who are new; the caller's network has none.
     Full,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Places<T> {
     bounds: Bounds,
     /// The oldest first.
     held: VecDeque<Held<T>>,
+    /// How many each network has, so that whoever comes in a flood is refused at little cost.
+    counts: BTreeMap<(usize, Network), usize>,
     next: u64,
 }
 
@@ -56,28 +60,48 @@ struct Held<T> {
 
 impl<T> Places<T> {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, held: VecDeque::new(), next: 0 }
+        Self { bounds, held: VecDeque::new(), counts: BTreeMap::new(), next: 0 }
     }
 
     /// Gives a place to a newcomer.
     pub(super) fn take(&mut self, source: Source, occupant: T, now: Instant) -> Result<Given<T>, NoPlace> {
         let gives_way = self.make_room(source, now)?;
-        let gave_way = gives_way.and_then(|index| self.held.remove(index)).map(|held| held.occupant);
+        let gave_way = gives_way.and_then(|index| self.remove(index));
         let place = self.next;
         self.next += 1;
+        for key in source.networks().into_iter().enumerate() {
+            *self.counts.entry(key).or_default() += 1;
+        }
         self.held.push_back(Held { place, source, since: now, occupant });
         Ok(Given { place, gave_way })
     }
 
     /// Frees a place; nothing happens if its occupant gave way before.
     pub(super) fn leave(&mut self, place: u64) {
-        self.held.retain(|held| held.place != place);
+        if let Ok(index) = self.held.binary_search_by_key(&place, |held| held.place) {
+            self.remove(index);
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<T> {
+        let held = self.held.remove(index)?;
+        for key in held.source.networks().into_iter().enumerate() {
+            match self.counts.get_mut(&key) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.counts.remove(&key)),
+            }
+        }
+        Some(held.occupant)
+    }
+
+    fn count(&self, level: usize, network: Network) -> usize {
+        self.counts.get(&(level, network)).copied().unwrap_or_default()
     }
 
     /// Who has to give way to a newcomer from `source`, if anyone.
     fn make_room(&self, source: Source, now: Instant) -> Result<Option<usize>, NoPlace> {
         for (level, (network, most)) in source.networks().into_iter().zip(self.bounds.of_network).enumerate() {
-            if self.within(level, network).count() >= most {
+            if self.count(level, network) >= most {
                 let own = self.within(level, network).find(|&index| self.had_its_time(index, now));
                 return own.map(Some).ok_or(NoPlace::Share);
             }
@@ -86,13 +110,13 @@ impl<T> Places<T> {
             return Ok(None);
         }
         let [.., widest] = source.networks();
-        let own = self.within(LEVELS - 1, widest).count();
-        if let Some((_, count)) = self.largest(LEVELS - 1, |_| true)
-            && count > own + 1
-        {
+        let own = self.count(WIDEST, widest);
+        let most = self.counts.range((WIDEST, Network::FIRST)..).map(|(_, count)| *count).max();
+        if most > Some(own + 1) {
             return Ok(self.oldest_of_largest());
         }
-        (0..self.held.len()).find(|&index| self.had_its_time(index, now)).map(Some).ok_or(NoPlace::Full)
+        let oldest = (0..self.held.len()).find(|&index| self.had_its_time(index, now));
+        oldest.map(Some).ok_or(if own == 0 { NoPlace::Full } else { NoPlace::Share })
     }
 
     fn had_its_time(&self, index: usize, now: Instant) -> bool {
@@ -105,21 +129,19 @@ impl<T> Places<T> {
         self.held.iter().enumerate().filter(move |(_, held)| of(held)).map(|(index, _)| index)
     }
 
-    /// The network that holds most, among the sources that are looked at; among equals that of the oldest.
-    fn largest(&self, level: usize, looked_at: impl Fn(&Source) -> bool) -> Option<(Network, usize)> {
-        let mut counts = BTreeMap::<Network, (usize, Reverse<u64>)>::new();
-        for held in self.held.iter().filter(|held| looked_at(&held.source)) {
-            counts.entry(held.source.networks()[level]).or_insert((0, Reverse(held.place))).0 += 1;
-        }
-        counts.into_iter().max_by_key(|(_, rank)| *rank).map(|(network, (count, _))| (network, count))
-    }
-
-    /// The oldest of the narrowest network that holds most within the wider one that holds most.
+    /// The oldest of the narrowest network that holds most within the wider one that holds most; among equals the one
+    /// that began first.
     fn oldest_of_largest(&self) -> Option<usize> {
-        let (widest, _) = self.largest(LEVELS - 1, |_| true)?;
-        let (middle, _) = self.largest(1, |source| source.networks()[LEVELS - 1] == widest)?;
-        let (narrowest, _) = self.largest(0, |source| source.networks()[1] == middle)?;
-        self.within(0, narrowest).next()
+        let mut within = None;
+        for level in (0..LEVELS).rev() {
+            let inside = |held: &&Held<T>| within.is_none_or(|(at, wide)| held.source.networks()[at] == wide);
+            let ranked = self.held.iter().filter(inside).map(|held| {
+                let network = held.source.networks()[level];
+                (self.count(level, network), Reverse(held.place), network)
+            });
+            within = ranked.max().map(|(_, _, network)| (level, network));
+        }
+        within.and_then(|(level, network)| self.within(level, network).next())
     }
 }
 
@@ -206,6 +228,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.fill();
         assert_eq!(scene.comes("192.0.2.1"), Err(NoPlace::Full));
+        assert_eq!(scene.comes("198.51.7.1"), Err(NoPlace::Share), "it has one already, as everybody");
         scene.passes(BOUNDS.patience);
         assert_eq!(scene.comes("192.0.2.1"), Ok(Some(0)));
     }

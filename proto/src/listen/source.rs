@@ -22,6 +22,11 @@ pub struct Source {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Network(u128);
 
+impl Network {
+    /// Before which there is none in their order.
+    pub(super) const FIRST: Self = Self(0);
+}
+
 impl Source {
     /// Of whoever calls from `address`.
     pub fn of(address: IpAddr) -> Self {
