@@ -5,13 +5,11 @@ use super::mesh_time;
 use super::network::Host;
 use mesh_node_core::clock::Trust;
 use mesh_node_core::device::{DeviceUpdate, PeerChange};
-use mesh_types::{MeshDuration, NodeRecord, Overlay, PublicKey};
+use mesh_types::{MeshDuration, NodeRecord, PublicKey};
 use std::collections::BTreeSet;
 
 /// Time for everything to come to rest: sessions again, presence spread, WireGuard's longest retry, slow dumps.
 const REST: u64 = 60_000;
-/// How long a kernel device may send into its own tunnel: until the next look at an idle device, and what that takes.
-const NEXT_LOOK: u64 = 3_100;
 /// One of so many pings must be answered at rest.
 const PINGS: u32 = 3;
 /// How late a deadline may be enforced: the tick that brought the time was under way, and timers are looked at in steps.
@@ -27,16 +25,14 @@ impl World {
         self.machines[machine].highest = held;
     }
 
-    /// No device sends into its own tunnel beyond the next look at it. Called whenever one sends.
-    pub(super) fn check_own_tunnel(&mut self, machine: usize, overlay: &Overlay) {
-        let now = self.now();
+    /// A device that was just looked at sends to nobody through its own tunnel any more.
+    pub(super) fn check_own_tunnel(&mut self, machine: usize) {
+        let overlay = self.overlay();
         let subject = &mut self.machines[machine];
-        if subject.node.is_none() || !subject.device.aims(|address| overlay.contains(address)) {
-            subject.looping_since = None;
-            return;
+        if std::mem::take(&mut subject.looked) {
+            let strays = subject.device.aims(|address| overlay.contains(address));
+            self.check(!strays, || format!("node {machine} sends into its own tunnel after it looked at its device"));
         }
-        let since = *subject.looping_since.get_or_insert(now);
-        self.check(now - since <= NEXT_LOOK, || format!("node {machine} sends into its own tunnel since {since} ms"));
     }
 
     /// What the device is about to show is on disk already, and nobody goes without a reason.

@@ -29,8 +29,8 @@ pub struct Machine {
     pub kernel: bool,
     /// Until when the kernel picks the overlay address as source of what it sends: its primary address was just replaced.
     pub wrong_source_until: u64,
-    /// Since when its device has sent into its own tunnel, with a daemon to see it.
-    pub looping_since: Option<u64>,
+    /// Whether the daemon has just looked at its device.
+    pub looked: bool,
     /// Datagrams that its drop rule kept out of its own tunnel.
     pub dropped: u64,
     /// The journal, as far as it was synced.
@@ -93,7 +93,7 @@ impl Machine {
             device: Device::default(),
             kernel,
             wrong_source_until: 0,
-            looping_since: None,
+            looked: false,
             dropped: 0,
             disk: Vec::new(),
             session: None,
@@ -143,7 +143,7 @@ impl Machine {
 
     /// Starts the daemon on what is on its disk.
     pub fn start(&mut self, rng: &mut Rng, millis: u64) {
-        self.looping_since = None;
+        self.looked = false;
         if !self.kernel {
             self.device.restart();
         }

@@ -21,7 +21,7 @@ use mesh_coordinator_core::command::{Command, Join, RenewKey};
 use mesh_coordinator_core::hub::{HubAction, SessionId};
 use mesh_coordinator_core::reply::Reply;
 use mesh_node_core::{Action, DesiredLink, SessionEvent, Validity, Warning};
-use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, MeshDuration, MeshTime, NodeMessage};
+use mesh_types::{CoordinatorId, CoordinatorMessage, ExchangeMessage, MeshDuration, MeshTime, NodeMessage, Overlay};
 use network::{Host, Network, datagram_delay};
 use rng::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -186,7 +186,8 @@ impl World {
     /// Moves a machine to another address.
     pub fn roam(&mut self, machine: usize) -> IpAddr {
         let address = self.network.move_host(Host::Node(machine));
-        if self.rng.chance(30) {
+        // Without drawing from chance, so that a seed keeps its history.
+        if (self.now / STEP).is_multiple_of(3) {
             self.note(format_args!("node {machine} sends from its overlay address for a moment"));
             self.machines[machine].wrong_source_until = self.now + WRONG_SOURCE;
         }
@@ -276,6 +277,7 @@ impl World {
             self.carry_out(machine, action);
         }
         self.check_revision(machine);
+        self.check_own_tunnel(machine);
         let Some(at) = self.machines[machine].node.as_ref().and_then(mesh_node_core::Node::poll_timeout) else {
             return;
         };
@@ -297,6 +299,7 @@ impl World {
             Action::Link(DesiredLink::Down) => self.machines[machine].device.restart(),
             Action::Read => {
                 let actual = self.machines[machine].device.read(mesh_time);
+                self.machines[machine].looked = true;
                 if let Some(node) = &mut self.machines[machine].node {
                     node.handle_device(actual, now);
                 }
@@ -350,6 +353,10 @@ impl World {
         }
     }
 
+    fn overlay(&self) -> Overlay {
+        self.cluster.truth.config().expect("founded").overlay
+    }
+
     fn tell_addresses(&mut self, machine: usize) {
         let addresses: Vec<IpAddr> = self.network.address(Host::Node(machine)).into_iter().collect();
         self.with_node(machine, |node, now| node.handle_underlay(addresses, now));
@@ -365,8 +372,7 @@ impl World {
     }
 
     fn transmit(&mut self, machine: usize, datagrams: Vec<Datagram>) {
-        let overlay = self.cluster.truth.config().expect("founded").overlay;
-        self.check_own_tunnel(machine, &overlay);
+        let overlay = self.overlay();
         let wrong = self.now < self.machines[machine].wrong_source_until;
         for mut datagram in datagrams {
             if overlay.contains(datagram.target.ip()) {
