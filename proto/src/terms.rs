@@ -37,9 +37,9 @@ pub(crate) struct Terms {
     pings: bool,
 }
 
-/// Whoever has shown nothing yet asks for a challenge, then for a join.
+/// Whoever has shown nothing yet asks for a challenge, then for a join, each when the one before is answered.
 pub(crate) const STRANGER: Terms = Terms {
-    streams: 2,
+    streams: 1,
     stream_window: MAX_STRANGERS_CALL,
     connection_window: MAX_STRANGERS_CALL,
     send_buffer: 16 << 10,

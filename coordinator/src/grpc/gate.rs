@@ -8,9 +8,9 @@ use super::caller::{self, Farewell};
 use super::{ClusterService, MembershipService};
 use crate::rates::Act;
 use crate::replica::Replica;
-use bytes::Buf as _;
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use mesh_proto::Caller;
 use mesh_proto::v1::cluster_server::ClusterServer;
 use mesh_proto::v1::membership_server::MembershipServer;
@@ -198,29 +198,33 @@ impl Service<Request<Body>> for Gate {
 
 /// Reads the one message of a call, before any memory is set aside for what it only announces.
 async fn read(body: Body, most: usize, patience: Duration) -> Result<Body, Status> {
-    let reading = tokio::time::timeout(patience, Limited::new(body, most + FRAME_HEADER).collect());
-    let body = reading.await.map_err(|_| {
+    let message = tokio::time::timeout(patience, collect(body, most)).await.map_err(|_| {
         Status::deadline_exceeded(format!("the request did not arrive within {} s", patience.as_secs()))
-    })?;
-    let body = body.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            return Status::out_of_range(format!("the request is longer than {most} bytes"));
-        }
-        Status::cancelled(format!("the request did not arrive: {error}"))
-    })?;
-    let body = body.to_bytes();
-    let mut header = body.clone();
+    })??;
+    let mut header = message.clone();
     let announced = header.try_get_u8().and_then(|_| header.try_get_u32());
     if announced.is_ok_and(|length| usize::try_from(length) != Ok(header.remaining())) {
         return Err(Status::invalid_argument("the request is not as long as it says"));
     }
-    Ok(Body::new(Full::new(body)))
+    Ok(Body::new(Full::new(message)))
+}
+
+/// Copies what comes: a frame of a few bytes would keep the whole buffer that it was read into.
+async fn collect(mut body: Body, most: usize) -> Result<Bytes, Status> {
+    let mut message = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if message.len() + data.len() > most + FRAME_HEADER {
+            return Err(Status::out_of_range(format!("the request is longer than {most} bytes")));
+        }
+        message.extend_from_slice(&data);
+    }
+    Ok(message.freeze())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use tokio::sync::mpsc;
     use tokio_stream::StreamExt as _;
     use tokio_stream::wrappers::ReceiverStream;

@@ -23,6 +23,7 @@ use futures::future::{self, Abortable, Pending, pending};
 use mesh_types::limits::{HANDSHAKE_BYTES, MAX_CONNECTIONS_PER_MEMBER};
 use places::{Bounds, NoPlace};
 use rustls::ServerConfig;
+use source::LEVELS;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,12 +38,16 @@ use visit::{Lobby, Seat};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before it gives way to another: that much every handshake has, also while a whole mesh comes back at once.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
+/// A large site of members may come back at once from behind one address.
+const HANDSHAKE_PARTS: [usize; LEVELS] = [2, 2, 2];
 /// A challenge and the request to join follow the handshake at once.
 pub(crate) const STRANGER_STAY: Duration = Duration::from_secs(10);
 /// Whoever has shown a token waits for a quorum for some seconds.
 const JOINER_STAY: Duration = Duration::from_secs(30);
 /// Before a stranger gives way to another that holds no less: a join's two round trips.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+/// A host, its neighbourhood, and a holder of many of these. Whoever shows a token leaves its place at once.
+const STRANGER_PARTS: [usize; LEVELS] = [4, 4, 2];
 /// A peer that takes none of what is sent to it for so long is gone or worse.
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(15);
 /// After accept itself failed, usually for want of file descriptors, trying at once would only spin.
@@ -133,10 +138,10 @@ impl Listener {
         Self {
             socket,
             acceptor: config.into(),
-            under_way: Lobby::new(Bounds::shared(budget.handshakes, HANDSHAKE_PATIENCE)),
+            under_way: Lobby::new(Bounds::shared(budget.handshakes, HANDSHAKE_PARTS, HANDSHAKE_PATIENCE)),
             handshakes: JoinSet::new(),
             guests: Guests {
-                strangers: Lobby::new(Bounds::shared(budget.strangers, STRANGER_PATIENCE)),
+                strangers: Lobby::new(Bounds::shared(budget.strangers, STRANGER_PARTS, STRANGER_PATIENCE)),
                 joiners: Arc::new(Semaphore::new(budget.joiners)),
                 nodes: Arc::new(Semaphore::new(budget.nodes)),
                 of_member: Shares::of(MAX_CONNECTIONS_PER_MEMBER),

@@ -12,11 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 impl Bounds {
-    /// One network's share of all places: an eighth for a host, a quarter for its neighbourhood, half for a holder of many
-    /// such, so that the others always have the rest. A table that is small by want of descriptors is shared no less.
-    pub(super) fn shared(most: usize, patience: Duration) -> Self {
-        let of_network: [usize; LEVELS] = [8, 4, 2].map(|part| most.div_ceil(part));
-        Self { most, of_network, patience }
+    /// Each network has one of so many parts, the narrowest first, so that the others always have the rest.
+    pub(super) fn shared(most: usize, parts: [usize; LEVELS], patience: Duration) -> Self {
+        Self { most, of_network: parts.map(|part| most.div_ceil(part)), patience }
     }
 }
 
@@ -90,7 +88,7 @@ impl Visit {
     /// Of the only stranger that there is.
     #[cfg(test)]
     pub(crate) fn alone(hangup: Hangup) -> Self {
-        let lobby = Lobby::new(Bounds::shared(1, STRANGER_STAY));
+        let lobby = Lobby::new(Bounds::shared(1, [1; LEVELS], STRANGER_STAY));
         let seat = lobby.take(Source::of(std::net::Ipv4Addr::LOCALHOST.into()), hangup).expect("there is one place");
         Self::new(seat, Arc::new(Semaphore::new(1)))
     }

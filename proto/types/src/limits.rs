@@ -109,25 +109,29 @@ pub const MAX_REQUESTS: usize = 4_096;
 /// Characters of a software version as another machine states it; longer ones are cut.
 pub const MAX_SOFTWARE: usize = 64;
 
-/// TLS handshakes under way at once on one listener: each ends within seconds.
-pub const MAX_HANDSHAKES: usize = 512;
+/// TLS handshakes under way at once on one listener: each ends within seconds. All that callers can do who are nobody yet
+/// takes some 30 MiB: measured at worst, these have 52 KiB each, 13 MiB, and [`MAX_STRANGERS`] 117 KiB each, 15 MiB, with a
+/// call, a head and a TLS record all but complete. What the kernel keeps for them is bounded by
+/// [`STRANGER_SOCKET_BUFFER`].
+pub const MAX_HANDSHAKES: usize = 256;
 
-/// Bytes that a caller may send before its handshake is done: with hybrid key exchange and two certificates it takes some
-/// 4 KiB.
-pub const HANDSHAKE_BYTES: usize = 16 << 10;
+/// Bytes that are read of a caller before its handshake is done: with hybrid key exchange and two certificates it takes
+/// some 4 KiB, and what follows at once is read with it, up to a TLS record of 16 KiB.
+pub const HANDSHAKE_BYTES: usize = 32 << 10;
 
 /// Connections without a certificate at once on one listener: machines that join, each for a second or so.
-pub const MAX_STRANGERS: usize = 256;
+pub const MAX_STRANGERS: usize = 128;
 
-/// Connections without a certificate whose callers showed a valid join token: each waits for a write.
-pub const MAX_JOINERS: usize = 256;
+/// Connections without a certificate whose callers showed a valid join token: each waits for a write. They are no
+/// strangers any more, and have their own 15 MiB at worst.
+pub const MAX_JOINERS: usize = 128;
 
 /// Calls on one connection without a certificate: a challenge and a join, and some repeats.
 pub const MAX_STRANGER_CALLS: usize = 16;
 
 /// Bytes of one call without a certificate: a join with the largest certificate request and, of a coordinator, all its
 /// addresses.
-pub const MAX_STRANGERS_CALL: u32 = 16 << 10;
+pub const MAX_STRANGERS_CALL: u32 = 12 << 10;
 
 /// Bytes that the kernel keeps for each direction of a connection that is nobody's yet; it takes twice as much.
 pub const STRANGER_SOCKET_BUFFER: usize = 16 << 10;
