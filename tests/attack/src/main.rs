@@ -81,9 +81,9 @@ async fn main() -> Result<ExitCode> {
 /// Tries one attack and tells in a line what came of it; whether the daemon held.
 async fn carry_out(attack: Attack, stage: Stage) -> bool {
     let Attack { name, about, run, .. } = attack;
-    let Seen { saw, faults } = match run(stage).await {
+    let Seen { saw, faults, .. } = match run(stage).await {
         Ok(seen) => seen,
-        Err(error) => Seen { saw: "not carried out".to_owned(), faults: vec![format!("{error:#}")] },
+        Err(error) => Seen::saw("not carried out".to_owned()).unless(false, || format!("{error:#}")),
     };
     let verdict = if faults.is_empty() { "held".to_owned() } else { format!("FAILED: {}", faults.join("; ")) };
     println!("{name}: {about}: {saw}: {verdict}");

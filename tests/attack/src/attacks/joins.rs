@@ -36,7 +36,7 @@ async fn run(stage: Stage) -> Result<Seen> {
             for _ in 0..AT_ONCE {
                 let (token, next) = (token.clone(), next.clone());
                 joiners.spawn(async move {
-                    let (mut joined, mut refused, mut failed) = (0, 0, None);
+                    let (mut joined, mut refused, mut failed) = (0_u32, 0_u32, None);
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= count || begun.elapsed() > LONGEST {
@@ -58,7 +58,7 @@ async fn run(stage: Stage) -> Result<Seen> {
                 f64::from(joined) / took
             );
             let failed = all.into_iter().find_map(|one| one.2);
-            Ok(Seen::saw(saw)
+            Ok(Seen { admitted: joined, ..Seen::saw(saw) }
                 .unless(refused == 0, || format!("{refused} machines with a valid token were told to wait"))
                 .unless(failed.is_none(), || format!("a join failed: {}", failed.unwrap_or_default())))
         })
