@@ -182,16 +182,6 @@ impl<'a> Mover<'a> {
         address
     }
 
-    fn set_promotion(&self, promote: bool) {
-        let set = |interface| {
-            let file = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
-            Ok(std::fs::write(file, if promote { "1" } else { "0" })?)
-        };
-        for interface in ["all", "eth0"] {
-            self.member.machine.host.enter(|| set(interface)).unwrap();
-        }
-    }
-
     /// Replaces the primary address, after it has changed places with the others many times.
     async fn replace(&mut self, round: Round) {
         if round.place == Place::Loopback {
@@ -218,7 +208,7 @@ async fn play(round: Round, movers: &mut [Mover<'_>; 2]) -> u64 {
     let [second, third] = movers;
     for mover in [&mut *second, &mut *third] {
         mover.fill_up(round).await;
-        mover.set_promotion(round.promote);
+        mover.member.set_promotion(round.promote);
     }
     // One way only: what comes back tells the engine which source address to use.
     let flood = if round.third_floods { third.member.flood(second.member) } else { second.member.flood(third.member) };

@@ -20,7 +20,7 @@ pub(crate) const STAYING: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
 
 const OVERLAY: &str = "10.77.0.0/24";
 const OVERLAY_NETWORK: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 0);
-const LISTEN_PORT: u16 = 51820;
+pub(crate) const LISTEN_PORT: u16 = 51820;
 const DISCARD: u16 = 9;
 /// A flood ends by itself at this many datagrams.
 const FLOOD: u64 = 2_000_000;
@@ -135,6 +135,17 @@ impl Member {
     /// What has gone into the tunnel, and out by the cable.
     pub(crate) async fn sent(&self) -> [Sent; 2] {
         [Sent::by(&self.machine, &self.interface).await, Sent::by(&self.machine, CABLE).await]
+    }
+
+    /// Whether the kernel makes a secondary address primary when that goes.
+    pub(crate) fn set_promotion(&self, promote: bool) {
+        let set = |interface| {
+            let file = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
+            Ok(std::fs::write(file, if promote { "1" } else { "0" })?)
+        };
+        for interface in ["all", CABLE] {
+            self.machine.host.enter(|| set(interface)).unwrap();
+        }
     }
 
     /// What a failed test says of it.
