@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 50;
 /// How often the addresses of a cable change places in one round.
-const SWAPS: u32 = 50;
+const SWAPS: u32 = 200;
 /// How long a host has no address, on loopback: some pings.
 const BARE: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -132,34 +132,49 @@ struct Mover<'a> {
     holder: Holder,
     /// Its addresses as the kernel has them: the primary one, then those that are secondary to it.
     held: VecDeque<Ipv4Addr>,
+    /// Its address in a network of which it has no other, and whether the cable has it now.
+    staying: Ipv4Addr,
+    stays: bool,
     unused: std::iter::Cycle<std::ops::Range<u8>>,
 }
 
 impl<'a> Mover<'a> {
     async fn new(member: &'a Member, number: u8, place: Place) -> Self {
-        let cable = Holder::cable(&member.machine).await;
-        let holder = match place {
-            Place::Cable => {
-                cable.add(host(STAYING, number)).await;
-                cable
-            }
-            Place::Loopback => {
-                let loopback = Holder::loopback(&member.machine).await;
-                loopback.add(host(CHANGING, number)).await;
-                cable.delete(host(CHANGING, number)).await;
-                route(&member.machine, (Ipv4Addr::UNSPECIFIED, 0), None).await;
-                loopback
-            }
-        };
+        let mut holder = Holder::cable(&member.machine).await;
+        if place == Place::Loopback {
+            let loopback = Holder::loopback(&member.machine).await;
+            loopback.add(host(CHANGING, number)).await;
+            holder.delete(host(CHANGING, number)).await;
+            route(&member.machine, (Ipv4Addr::UNSPECIFIED, 0), None).await;
+            holder = loopback;
+        }
         let unused = (60 * number..60 * number + 60).cycle();
-        Self { member, holder, held: [host(CHANGING, number)].into(), unused }
+        Self {
+            member,
+            holder,
+            held: [host(CHANGING, number)].into(),
+            staying: host(STAYING, number),
+            stays: false,
+            unused,
+        }
     }
 
-    /// Gives the host the second address that a round begins with.
-    async fn fill_up(&mut self, round: Round) {
-        while round.place == Place::Cable && self.held.len() < 2 {
+    /// Gives the host's cable what a round begins with: a second address, and where the others go with the primary one, an
+    /// address in another network, without which all routes over the cable would go too.
+    async fn prepare(&mut self, round: Round) {
+        self.member.set_promotion(round.promote);
+        if round.place == Place::Loopback {
+            return;
+        }
+        if self.held.len() < 2 {
             self.add_new().await;
         }
+        match (self.stays, round.promote) {
+            (false, false) => self.holder.add(self.staying).await,
+            (true, true) => self.holder.delete(self.staying).await,
+            _ => {}
+        }
+        self.stays = !round.promote;
     }
 
     async fn add_new(&mut self) {
@@ -207,8 +222,7 @@ impl<'a> Mover<'a> {
 async fn play(round: Round, movers: &mut [Mover<'_>; 2]) -> u64 {
     let [second, third] = movers;
     for mover in [&mut *second, &mut *third] {
-        mover.fill_up(round).await;
-        mover.member.set_promotion(round.promote);
+        mover.prepare(round).await;
     }
     // One way only: what comes back tells the engine which source address to use.
     let flood = if round.third_floods { third.member.flood(second.member) } else { second.member.flood(third.member) };
