@@ -3,7 +3,7 @@
 use crate::machine::Machine;
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::net::Ipv4Addr;
 
 /// The host's end of its cable in the lab.
@@ -22,9 +22,12 @@ impl Holder {
         Self::new(machine, CABLE, 24).await
     }
 
-    /// The loopback interface, as where routing reaches to the host: routes over the cable stay when addresses go.
-    pub(crate) async fn loopback(machine: &Machine) -> Self {
-        Self::new(machine, "lo", 32).await
+    /// An interface beside it, as where routing reaches to the host: routes over the cable stay when addresses go.
+    pub(crate) async fn beside(machine: &Machine) -> Self {
+        let links = machine.links();
+        links.link().add(LinkVeth::new("beside0", "beside1").up().build()).execute().await.unwrap();
+        links.link().set(LinkUnspec::new_with_name("beside1").up().build()).execute().await.unwrap();
+        Self::new(machine, "beside0", 32).await
     }
 
     async fn new(machine: &Machine, interface: &str, prefix: u8) -> Self {

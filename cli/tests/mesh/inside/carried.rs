@@ -1,7 +1,7 @@
 //! Networks that the mesh carries: what is reached through them is reached through the mesh, and no way for it.
 
 use super::cable::{CABLE, index_of};
-use super::stage::{CHANGING, Member, host, mesh};
+use super::stage::{CHANGING, Member, Place, host, mesh};
 use crate::in_lab;
 use mesh_cli::lab::Pings;
 use rtnetlink::packet_route::neighbour::NeighbourState;
@@ -18,7 +18,7 @@ const BLOCKED: Duration = Duration::from_secs(12);
 #[test]
 fn a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh() {
     in_lab("inside::carried::a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh", async |mut lab| {
-        let members = mesh(&mut lab).await;
+        let members = mesh(&mut lab, Place::Cable).await;
         let [_, second, third] = &members;
         span(second, third, 2).await;
         span(third, second, 3).await;

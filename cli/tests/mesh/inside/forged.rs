@@ -1,7 +1,7 @@
 //! A member whose datagrams come from its overlay address, as an attacker's may, or those of a host whose routes say so.
 
-use super::cable::{Holder, route};
-use super::stage::{CHANGING, Member, host, mesh};
+use super::cable::route;
+use super::stage::{CHANGING, Member, Place, host, mesh};
 use crate::in_lab;
 use mesh_cli::lab::Pings;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ const ATTACK: Duration = Duration::from_secs(6);
 #[test]
 fn a_member_that_sends_from_its_overlay_address_is_not_answered_there() {
     in_lab("inside::forged::a_member_that_sends_from_its_overlay_address_is_not_answered_there", async |mut lab| {
-        let [victim, attacker, third] = mesh(&mut lab).await;
+        let [victim, attacker, third] = mesh(&mut lab, Place::Cable).await;
         let mut outside = Pings::start(&third.machine.host, [IpAddr::from(victim.overlay)], INTERVAL).unwrap();
         let towards = [&attacker, &third].map(|member| IpAddr::from(member.overlay));
         let inside = Pings::start(&victim.machine.host, towards, INTERVAL).unwrap();
@@ -43,10 +43,9 @@ fn a_member_that_sends_from_its_overlay_address_is_not_answered_there() {
 /// Makes the attacker send to the first host from its overlay address: its routes prefer that, and the address that peers
 /// have written to, which would be preferred, is replaced.
 async fn forge(attacker: &Member) {
-    let cable = Holder::cable(&attacker.machine).await;
     route(&attacker.machine, (host(CHANGING, 1), 32), Some(attacker.overlay)).await;
     // The routes stay.
     attacker.set_promotion(true);
-    cable.add(host(CHANGING, 102)).await;
-    cable.delete(host(CHANGING, 2)).await;
+    attacker.holder.add(host(CHANGING, 102)).await;
+    attacker.holder.delete(host(CHANGING, 2)).await;
 }

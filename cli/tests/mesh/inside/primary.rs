@@ -2,10 +2,10 @@
 //!
 //! Where routes stay and the addresses beside them go, Linux takes the address of any other interface as source: that of
 //! the mesh. On a cable that is a moment: the primary address of a network is given up before a secondary one is made
-//! primary (`promote_secondaries`). Where a host has its addresses on loopback it lasts until the new address is there.
+//! primary (`promote_secondaries`). Where a host has its addresses beside the cable it lasts until the new one is there.
 
-use super::cable::{Holder, Sent, route};
-use super::stage::{CHANGING, Member, STAYING, host, mesh};
+use super::cable::Sent;
+use super::stage::{CHANGING, Member, Place, STAYING, host, mesh};
 use crate::in_lab_for;
 use mesh_cli::lab::{Flow, Lab, Pings};
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: u32 = 50;
 /// How often the addresses of a cable change places in one round.
 const SWAPS: u32 = 200;
-/// How long a host has no address, on loopback: some pings.
+/// How long a host has no address, beside the cable: some pings.
 const BARE: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Far above what any round takes on a busy machine.
@@ -34,14 +34,7 @@ fn hosts_whose_cables_change_their_primary_address_never_send_the_tunnel_into_it
 #[test]
 fn hosts_whose_only_address_is_replaced_never_send_the_tunnel_into_itself() {
     let name = "inside::primary::hosts_whose_only_address_is_replaced_never_send_the_tunnel_into_itself";
-    replace_again_and_again(name, Place::Loopback);
-}
-
-/// Where the addresses are that change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    Cable,
-    Loopback,
+    replace_again_and_again(name, Place::Beside);
 }
 
 /// One way to replace the primary address.
@@ -81,9 +74,9 @@ fn replace_again_and_again(name: &str, place: Place) {
 }
 
 async fn play_all(lab: &mut Lab, place: Place, rounds: u32) {
-    let members = mesh(lab).await;
+    let members = mesh(lab, place).await;
     let [first, second, third] = &members;
-    let mut movers = [Mover::new(second, 2, place).await, Mover::new(third, 3, place).await];
+    let mut movers = [Mover::new(second, 2), Mover::new(third, 3)];
     let to = |members: &[&Member]| members.iter().map(|member| IpAddr::from(member.overlay)).collect::<Vec<_>>();
     let pairs = [(first, to(&[second, third])), (second, to(&[first, third])), (third, to(&[first, second]))];
     let start = |(from, to): &(&Member, Vec<IpAddr>)| {
@@ -101,6 +94,9 @@ async fn play_all(lab: &mut Lab, place: Place, rounds: u32) {
         let moved = Instant::now();
         back(&mut pings, &members, &said).await;
         slowest = slowest.max(moved.elapsed());
+        if moved.elapsed() > Duration::from_secs(1) {
+            println!("SLOW {said} {:?}", moved.elapsed());
+        }
         strange += members.iter().map(Member::strange).sum::<usize>();
         for member in &members {
             member.sends_to_the_underlay(&said).await;
@@ -129,7 +125,6 @@ async fn play_all(lab: &mut Lab, place: Place, rounds: u32) {
 /// A host whose addresses change.
 struct Mover<'a> {
     member: &'a Member,
-    holder: Holder,
     /// Its addresses as the kernel has them: the primary one, then those that are secondary to it.
     held: VecDeque<Ipv4Addr>,
     /// Its address in a network of which it has no other, and whether the cable has it now.
@@ -139,39 +134,24 @@ struct Mover<'a> {
 }
 
 impl<'a> Mover<'a> {
-    async fn new(member: &'a Member, number: u8, place: Place) -> Self {
-        let mut holder = Holder::cable(&member.machine).await;
-        if place == Place::Loopback {
-            let loopback = Holder::loopback(&member.machine).await;
-            loopback.add(host(CHANGING, number)).await;
-            holder.delete(host(CHANGING, number)).await;
-            route(&member.machine, (Ipv4Addr::UNSPECIFIED, 0), None).await;
-            holder = loopback;
-        }
+    fn new(member: &'a Member, number: u8) -> Self {
         let unused = (60 * number..60 * number + 60).cycle();
-        Self {
-            member,
-            holder,
-            held: [host(CHANGING, number)].into(),
-            staying: host(STAYING, number),
-            stays: false,
-            unused,
-        }
+        Self { member, held: [host(CHANGING, number)].into(), staying: host(STAYING, number), stays: false, unused }
     }
 
     /// Gives the host's cable what a round begins with: a second address, and where the others go with the primary one, an
     /// address in another network, without which all routes over the cable would go too.
     async fn prepare(&mut self, round: Round) {
         self.member.set_promotion(round.promote);
-        if round.place == Place::Loopback {
+        if round.place == Place::Beside {
             return;
         }
         if self.held.len() < 2 {
             self.add_new().await;
         }
         match (self.stays, round.promote) {
-            (false, false) => self.holder.add(self.staying).await,
-            (true, true) => self.holder.delete(self.staying).await,
+            (false, false) => self.member.holder.add(self.staying).await,
+            (true, true) => self.member.holder.delete(self.staying).await,
             _ => {}
         }
         self.stays = !round.promote;
@@ -183,14 +163,14 @@ impl<'a> Mover<'a> {
     }
 
     async fn add(&mut self, address: Ipv4Addr) {
-        self.holder.add(address).await;
+        self.member.holder.add(address).await;
         self.held.push_back(address);
     }
 
     /// Takes the primary address away, and the others with it unless they are promoted.
     async fn delete_primary(&mut self, promote: bool) -> Ipv4Addr {
         let address = self.held.pop_front().expect("it has one");
-        self.holder.delete(address).await;
+        self.member.holder.delete(address).await;
         if !promote {
             self.held.clear();
         }
@@ -199,7 +179,7 @@ impl<'a> Mover<'a> {
 
     /// Replaces the primary address, after it has changed places with the others many times.
     async fn replace(&mut self, round: Round) {
-        if round.place == Place::Loopback {
+        if round.place == Place::Beside {
             self.delete_primary(round.promote).await;
             tokio::time::sleep(BARE).await;
             return self.add_new().await;

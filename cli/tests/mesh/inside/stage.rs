@@ -1,6 +1,6 @@
 //! Three members with traffic between them, and what may be asked of each: where its device sends, and how much it sent.
 
-use super::cable::{CABLE, Sent, route};
+use super::cable::{CABLE, Holder, Sent, route};
 use super::tap::Tap;
 use crate::machine::Machine;
 use mesh_cli::lab::Lab;
@@ -27,9 +27,20 @@ const FLOOD: u64 = 2_000_000;
 /// How soon a member must have noticed that the kernel took an endpoint that it may not have; on a slow machine.
 const LOOK: Duration = Duration::from_secs(3);
 
+/// Where hosts have their underlay addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// On the cable, whose network's route goes with the last of them.
+    Cable,
+    /// On another interface, as where routing reaches to the host: routes over the cable stay.
+    Beside,
+}
+
 /// A member of the mesh and its host.
 pub(crate) struct Member {
     pub(crate) machine: Machine,
+    /// What has its underlay addresses.
+    pub(crate) holder: Holder,
     pub(crate) overlay: Ipv4Addr,
     interface: String,
     /// Datagrams of WireGuard that are in the tunnel themselves.
@@ -39,28 +50,35 @@ pub(crate) struct Member {
 }
 
 /// Makes a mesh of three, the first of whom is its coordinator.
-pub(crate) async fn mesh(lab: &mut Lab) -> [Member; 3] {
+pub(crate) async fn mesh(lab: &mut Lab, place: Place) -> [Member; 3] {
     // Engines answer wg(8) by the name of their interface, and several worlds live on one machine.
     mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let mut machines = Vec::new();
     for (number, name) in [(1, "first"), (2, "second"), (3, "third")] {
         let machine = Machine::new(lab, name, number).await;
+        let mut holder = Holder::cable(&machine).await;
+        if place == Place::Beside {
+            let beside = Holder::beside(&machine).await;
+            beside.add(host(CHANGING, number)).await;
+            holder.delete(host(CHANGING, number)).await;
+            holder = beside;
+        }
         // The lab's network has no router; a host that has no route to a peer does not choose a source address.
         route(&machine, (Ipv4Addr::UNSPECIFIED, 0), None).await;
-        machines.push(machine);
+        machines.push((machine, holder));
     }
     let backend = backend();
     let made = ["--mesh", "first0", "init", "--advertise", "192.0.2.1", "--overlay", OVERLAY, "--backend", &backend];
-    let made = machines[0].json(&made).await;
+    let made = machines[0].0.json(&made).await;
     let token = made["token"].as_str().unwrap();
     let mut members = Vec::new();
-    for machine in machines {
+    for (machine, holder) in machines {
         let interface = format!("{}0", machine.host.name());
         let joined = machine.json(&["--mesh", &interface, "join", token, "--backend", &backend]).await;
         let overlay = joined["addresses"][0].as_str().unwrap().parse().unwrap();
         let wrapped = Tap::of_port(&machine.host, &interface, LISTEN_PORT);
         let strange = Tap::of_source(&machine.host, CABLE, OVERLAY_NETWORK);
-        members.push(Member { machine, overlay, interface, wrapped, strange });
+        members.push(Member { machine, holder, overlay, interface, wrapped, strange });
     }
     members.try_into().ok().unwrap()
 }
