@@ -3,11 +3,14 @@
 use crate::machine::Machine;
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::net::Ipv4Addr;
 
 /// The host's end of its cable in the lab.
 pub(crate) const CABLE: &str = "eth0";
+/// A link-layer address that no host has.
+const NOBODY: [u8; 6] = [2, 0, 0, 0, 0, 99];
 
 /// An interface whose addresses come and go.
 pub(crate) struct Holder {
@@ -46,14 +49,36 @@ impl Holder {
     }
 }
 
-/// Sends to `to` by cable, without a router, and from `source` where no other is asked for.
-pub(crate) async fn route(machine: &Machine, to: (Ipv4Addr, u8), source: Option<Ipv4Addr>) {
+/// Sends to everywhere by cable: the lab's network has no router.
+pub(crate) async fn route_all(machine: &Machine) {
     let links = machine.links();
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(to.0, to.1)
-        .output_interface(index_of(&links, CABLE).await);
-    let route = source.into_iter().fold(route, RouteMessageBuilder::<Ipv4Addr>::pref_source);
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index_of(&links, CABLE).await);
     links.route().add(route.build()).execute().await.unwrap();
+}
+
+/// Has the cable's packets to an address go to an interface that nobody has.
+pub(crate) async fn block(machine: &Machine, address: Ipv4Addr) {
+    let links = machine.links();
+    let neighbours = links.neighbours().add(index_of(&links, CABLE).await, address.into());
+    let nobody = neighbours.link_layer_address(&NOBODY).state(NeighbourState::Permanent).replace();
+    nobody.execute().await.unwrap();
+}
+
+pub(crate) async fn unblock(machine: &Machine, address: Ipv4Addr) {
+    let links = machine.links();
+    let message = links.neighbours().add(index_of(&links, CABLE).await, address.into()).message_mut().clone();
+    links.neighbours().del(message).execute().await.unwrap();
+}
+
+/// The link-layer address of the host's end of its cable.
+pub(crate) async fn link_layer_address(machine: &Machine) -> [u8; 6] {
+    let links = machine.links();
+    let found = links.link().get().match_name(CABLE.to_owned()).execute().try_next().await.unwrap().unwrap();
+    let address = found.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => address.try_into().ok(),
+        _ => None,
+    });
+    address.unwrap()
 }
 
 /// What an interface has sent.

@@ -1,10 +1,9 @@
 //! Networks that the mesh carries: what is reached through them is reached through the mesh, and no way for it.
 
-use super::cable::{CABLE, index_of};
+use super::cable::{block, index_of, unblock};
 use super::stage::{CHANGING, Member, Place, host, mesh};
 use crate::in_lab;
 use mesh_cli::lab::Pings;
-use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{LinkUnspec, LinkVxlan};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -27,8 +26,8 @@ fn a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh() {
         let before = sent(second, third).await;
 
         // Only between these two: what they know of each other still spreads by way of the coordinator.
-        block(second, host(CHANGING, 3)).await;
-        block(third, host(CHANGING, 2)).await;
+        block(&second.machine, host(CHANGING, 3)).await;
+        block(&third.machine, host(CHANGING, 2)).await;
         tokio::time::sleep(BLOCKED).await;
         let blocked = sent(second, third).await - before;
         let wrapped = [second, third].map(Member::wrapped);
@@ -40,8 +39,8 @@ fn a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh() {
         assert_eq!(wrapped, [0, 0], "sent into the tunnel what is the tunnel");
         assert!(blocked <= 4 * pinged + 500, "{blocked} packets in the tunnel for {pinged} pings");
 
-        unblock(second, host(CHANGING, 3)).await;
-        unblock(third, host(CHANGING, 2)).await;
+        unblock(&second.machine, host(CHANGING, 3)).await;
+        unblock(&third.machine, host(CHANGING, 2)).await;
         let now = Instant::now();
         pings.answered_since(&[carried(3), third.overlay.into()], now).await.unwrap();
         pings.stop().await.unwrap();
@@ -56,20 +55,6 @@ async fn span(member: &Member, peer: &Member, number: u8) {
     let index = index_of(&links, VXLAN).await;
     links.address().add(index, carried(number), 24).execute().await.unwrap();
     links.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
-}
-
-/// Has the cable's packets to an address go to an interface that nobody has.
-async fn block(member: &Member, address: Ipv4Addr) {
-    let links = member.machine.links();
-    let neighbours = links.neighbours().add(index_of(&links, CABLE).await, address.into());
-    let nobody = neighbours.link_layer_address(&[2, 0, 0, 0, 0, 99]).state(NeighbourState::Permanent).replace();
-    nobody.execute().await.unwrap();
-}
-
-async fn unblock(member: &Member, address: Ipv4Addr) {
-    let links = member.machine.links();
-    let message = links.neighbours().add(index_of(&links, CABLE).await, address.into()).message_mut().clone();
-    links.neighbours().del(message).execute().await.unwrap();
 }
 
 /// An address in the network that the mesh carries.

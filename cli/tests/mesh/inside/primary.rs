@@ -20,8 +20,9 @@ const BARE: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_millis(10);
 /// Far above what any round takes on a busy machine.
 const BACK: Duration = Duration::from_secs(30);
-/// Pings that a flow may lose in a round: half a second, with the flood that is in their way.
-const LOST: u64 = 50;
+/// Pings that a flow may lose in a round: six seconds. Hosts that move all the time use up the handshakes that they may
+/// begin at once, and then wait as long as WireGuard does before it tries again.
+const LOST: u64 = 600;
 /// Packets of a round that are none of ours: sessions, handshakes, probes, neighbours.
 const OTHERS: u64 = 2_000;
 
@@ -94,9 +95,6 @@ async fn play_all(lab: &mut Lab, place: Place, rounds: u32) {
         let moved = Instant::now();
         back(&mut pings, &members, &said).await;
         slowest = slowest.max(moved.elapsed());
-        if moved.elapsed() > Duration::from_secs(1) {
-            println!("SLOW {said} {:?}", moved.elapsed());
-        }
         strange += members.iter().map(Member::strange).sum::<usize>();
         for member in &members {
             member.sends_to_the_underlay(&said).await;

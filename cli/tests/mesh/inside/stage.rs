@@ -1,6 +1,6 @@
 //! Three members with traffic between them, and what may be asked of each: where its device sends, and how much it sent.
 
-use super::cable::{CABLE, Holder, Sent, route};
+use super::cable::{CABLE, Holder, Sent, route_all};
 use super::tap::Tap;
 use crate::machine::Machine;
 use mesh_cli::lab::Lab;
@@ -63,8 +63,8 @@ pub(crate) async fn mesh(lab: &mut Lab, place: Place) -> [Member; 3] {
             holder.delete(host(CHANGING, number)).await;
             holder = beside;
         }
-        // The lab's network has no router; a host that has no route to a peer does not choose a source address.
-        route(&machine, (Ipv4Addr::UNSPECIFIED, 0), None).await;
+        // Only where there is a route does the kernel choose a source address.
+        route_all(&machine).await;
         machines.push((machine, holder));
     }
     let backend = backend();

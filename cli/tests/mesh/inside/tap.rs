@@ -1,17 +1,21 @@
-//! Counts packets of one kind on an interface, without touching them: a packet socket with a filter in the kernel.
+//! Sees packets of one kind on an interface, without touching them: a packet socket with a filter in the kernel.
 
 use mesh_cli::lab::Host;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket};
 use std::mem::size_of;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 /// Where things are in an IPv4 header.
 const PROTOCOL: u32 = 9;
 const SOURCE: u32 = 12;
 /// In a UDP header.
 const DESTINATION_PORT: u32 = 2;
+
+/// How long to wait for a packet, in milliseconds.
+const MOMENT: u16 = 50;
 
 /// A packet socket on one interface.
 pub(crate) struct Tap {
@@ -59,6 +63,28 @@ impl Tap {
         Self { socket: socket.unwrap() }
     }
 
+    /// The next packet, from its IP header on; `None` if there was none for a moment.
+    pub(crate) fn next(&self) -> Option<Vec<u8>> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, PollTimeout::from(MOMENT)).unwrap();
+        let mut packet = vec![0; 65_536];
+        let length = recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()).ok()?;
+        packet.truncate(length);
+        Some(packet)
+    }
+
+    /// Sends a packet of IPv4 by this interface, to a neighbour's.
+    pub(crate) fn send(&self, packet: &[u8], neighbour: [u8; 6], interface: u32) -> nix::Result<()> {
+        let mut to = address(libc::ETH_P_IP, interface);
+        to.sll_halen = 6;
+        to.sll_addr[..6].copy_from_slice(&neighbour);
+        let (bytes, length) = (packet.as_ptr().cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t);
+        // SAFETY: the descriptor is open; packet and address are of the lengths given, and the kernel only reads them.
+        let sent =
+            unsafe { libc::sendto(self.socket.as_raw_fd(), bytes, packet.len(), 0, (&raw const to).cast(), length) };
+        Errno::result(sent).map(drop)
+    }
+
     /// How many packets it has seen since it was asked last; no more than its buffer held.
     pub(crate) fn seen(&self) -> usize {
         let mut byte = [0];
@@ -77,7 +103,7 @@ fn program(wanted: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
         ahead(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf0),
         unless(0x40, wanted.len() as u8 + 1),
     ];
-    let end = [ahead(libc::BPF_RET | libc::BPF_K, 1), ahead(libc::BPF_RET | libc::BPF_K, 0)];
+    let end = [ahead(libc::BPF_RET | libc::BPF_K, 0xffff), ahead(libc::BPF_RET | libc::BPF_K, 0)];
     [&version, wanted, &end].concat()
 }
 
@@ -100,12 +126,17 @@ fn attach(socket: &OwnedFd, program: &[libc::sock_filter]) -> nix::Result<()> {
 }
 
 fn bind(socket: &OwnedFd, interface: u32) -> nix::Result<()> {
-    // SAFETY: plain data, for which all zeroes are a value.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = interface as i32;
+    let address = address(libc::ETH_P_ALL, interface);
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the address is of the length given.
     Errno::result(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
+}
+
+fn address(protocol: i32, interface: u32) -> libc::sockaddr_ll {
+    // SAFETY: plain data, for which all zeroes are a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (protocol as u16).to_be();
+    address.sll_ifindex = interface as i32;
+    address
 }
