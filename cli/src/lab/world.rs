@@ -169,7 +169,9 @@ impl World {
         let output = command.args([name, "--exact", "--nocapture", "--include-ignored"]).output();
         let output = output.expect("an executable that runs can be run again");
         let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "failed in its world:\n{}", String::from_utf8_lossy(&said));
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success(), "failed in its world:\n{said}");
+        println!("{said}");
         None
     }
 

@@ -31,7 +31,7 @@ impl Machine {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let program = Path::new(env!("CARGO_BIN_EXE_meshctl"));
+        let program = program("meshctl");
         for daemon in ["meshd", "mesh-coordinator"] {
             let file = program.with_file_name(daemon);
             assert!(file.exists(), "{} is missing: run `cargo build --workspace` first", file.display());
@@ -57,7 +57,7 @@ impl Machine {
 
     /// Starts a meshd as its administrator would, with what `meshctl` has no option for.
     pub(crate) fn meshd(&self, arguments: &[&str]) -> tokio::process::Child {
-        let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_meshctl")).with_file_name("meshd"));
+        let mut command = Command::new(program("meshd"));
         command.args(arguments).arg("--state-dir").arg(self.file("node")).arg("--socket").arg(self.file("node.sock"));
         command.stdout(Stdio::null()).stderr(std::fs::File::create(self.file("meshd.log")).unwrap());
         self.host.spawn(command).unwrap()
@@ -167,6 +167,12 @@ impl Machine {
         });
         said.concat()
     }
+}
+
+/// A program of the product: the one that was built along, or the one in `MESH_BINARIES`.
+fn program(name: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_meshctl")).with_file_name(name);
+    std::env::var_os("MESH_BINARIES").map_or(built, |directory| Path::new(&directory).join(name))
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod inside;
 mod interface;
 mod machine;
 mod underlay;
@@ -431,10 +432,16 @@ fn a_coordinator_that_cannot_start_and_one_that_hangs_are_told_from_a_lost_quoru
 
 /// Runs `test` in a lab; `name` is its own.
 fn in_lab(name: &str, test: impl AsyncFnOnce(Lab)) {
+    in_lab_for(name, LIMIT, test);
+}
+
+/// The same for a test that may take another time.
+fn in_lab_for(name: &str, limit: Duration, test: impl AsyncFnOnce(Lab)) {
     let Some(world) = World::for_test(name) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let lab = Lab::new(&world).await.unwrap();
-        tokio::time::timeout(LIMIT, test(lab)).await.expect("a mesh is made within two minutes");
+        let ended = tokio::time::timeout(limit, test(lab)).await;
+        ended.unwrap_or_else(|_| panic!("the test ends within {limit:?}"));
     });
 }
