@@ -27,12 +27,14 @@ const LOST: u64 = 600;
 const OTHERS: u64 = 2_000;
 
 #[test]
+#[ignore = "takes minutes and raw sockets: run it by tests/roaming/run"]
 fn hosts_whose_cables_change_their_primary_address_never_send_the_tunnel_into_itself() {
     let name = "inside::primary::hosts_whose_cables_change_their_primary_address_never_send_the_tunnel_into_itself";
     replace_again_and_again(name, Place::Cable);
 }
 
 #[test]
+#[ignore = "takes minutes and raw sockets: run it by tests/roaming/run"]
 fn hosts_whose_only_address_is_replaced_never_send_the_tunnel_into_itself() {
     let name = "inside::primary::hosts_whose_only_address_is_replaced_never_send_the_tunnel_into_itself";
     replace_again_and_again(name, Place::Beside);
