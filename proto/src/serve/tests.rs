@@ -223,14 +223,14 @@ async fn a_stranger_that_calls_again_and_again_is_hung_up_on() {
         let (mut requests, connection) = h2::client::handshake(ours).await.unwrap();
         tokio::spawn(connection);
         let mut answered = 0;
-        loop {
-            let Ok(ready) = requests.ready().await else { return answered };
+        while answered <= MAX_STRANGER_CALLS {
+            let Ok(ready) = requests.ready().await else { break };
             requests = ready;
-            let Ok((answer, _)) = requests.send_request(Request::post("https://x/").body(()).unwrap(), true) else {
-                return answered;
-            };
+            let request = Request::post("https://x/").body(()).unwrap();
+            let Ok((answer, _)) = requests.send_request(request, true) else { break };
             answered += usize::from(answer.await.is_ok());
         }
+        answered
     };
     let (answered, ()) = tokio::join!(calls, attend(stranger(theirs), answering()));
     assert_eq!(answered, MAX_STRANGER_CALLS);
