@@ -10,7 +10,6 @@ use mesh_proto::{Authority, Member, certificate, v1};
 use mesh_types::netmap::Certificate;
 use mesh_types::{JoinToken, MeshTime, NodeId, Revision, TokenId};
 use support::{Node, Session, mesh, raw};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -130,22 +129,4 @@ async fn no_certificate_is_signed_for_a_node_that_the_registry_does_not_hold() {
     let refused = client.renew_certificate(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
     assert!(refused.message().contains("ask another coordinator"), "{refused:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_member_says_right_behind_its_handshake_is_taken() {
-    let root = tempfile::tempdir().unwrap();
-    let mut all = mesh(root.path(), 1).await;
-    let token = all[0].token("node", 9).await;
-    let alice = Node::join(&token, 1, "alice").await.unwrap();
-    let mut line = raw::line(&alice.config.coordinators[0].addresses[0], Some(&alice)).await;
-    // Some 64 KiB: the preface, settings, and as many pings as fill the first TLS records.
-    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    said.extend([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(4_000));
-    let (mut hears, mut says) = tokio::io::split(&mut line);
-    let mut settings = [0; 9];
-    let (said, heard) = tokio::join!(says.write_all(&said), hears.read_exact(&mut settings));
-    said.unwrap();
-    heard.unwrap();
-    assert_eq!(settings[3], 4, "it answers with its settings");
 }

@@ -7,10 +7,13 @@ use mesh_proto::serve::serve_local;
 use mesh_proto::v1;
 use mesh_proto::v1::local_client::LocalClient;
 use mesh_proto::v1::local_server::{Local, LocalServer};
+use mesh_types::limits::MAX_LOCAL_CONNECTIONS_PER_USER;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::pin::Pin;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -87,6 +90,32 @@ async fn a_socket_goes_with_its_listener_unless_it_is_anothers_by_then() {
     let _second = LocalListener::bind(&path, Access::Owner).await.unwrap();
     drop(first);
     assert!(path.exists());
+}
+
+#[tokio::test]
+async fn a_user_with_too_many_connections_gets_no_more_until_one_ends() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("meshd.sock");
+    let listener = LocalListener::bind(&path, Access::Owner).await.unwrap();
+    tokio::spawn(serve_local(listener, Routes::new(LocalServer::new(WhoAmI))));
+    let mut held = Vec::new();
+    for _ in 0..MAX_LOCAL_CONNECTIONS_PER_USER {
+        held.push(UnixStream::connect(&path).await.unwrap());
+    }
+    let mut one_more = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(one_more.read(&mut [0]).await.unwrap(), 0);
+    drop(held);
+    // Each that ends says so to nobody; the daemon sees it when it reads.
+    while !answers(&path).await {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn answers(path: &Path) -> bool {
+    match connect(path).await {
+        Ok(channel) => LocalClient::new(channel).status(v1::StatusRequest {}).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 fn mode(path: &Path) -> u32 {

@@ -153,6 +153,10 @@ impl Listener {
     /// The next connection whose handshake is done.
     pub(crate) async fn next(&mut self) -> Accepted<TlsStream> {
         loop {
+            // First, because this may be dropped and called again before anything below is ready.
+            if let Some((stream, remote)) = self.waiting.take() {
+                self.begin(stream, remote);
+            }
             tokio::select! {
                 Some(ended) = self.handshakes.join_next() => {
                     if let Ok(Some(accepted)) = ended {
@@ -167,9 +171,6 @@ impl Listener {
                     }
                 },
                 () = tokio::time::sleep(PLACE_LOOK), if self.waiting.is_some() => {}
-            }
-            if let Some((stream, remote)) = self.waiting.take() {
-                self.begin(stream, remote);
             }
         }
     }

@@ -27,6 +27,9 @@ const END_HEADERS: u8 = 4;
 /// Much less than what is sent, so that a peer that reads nothing is felt.
 const ROOM: usize = 4 << 10;
 
+/// Longer than any connection lasts that its owner ends.
+const NEVER: Duration = Duration::from_secs(3_600);
+
 /// The other end of a connection.
 struct Peer {
     reads: ReadHalf<DuplexStream>,
@@ -123,10 +126,12 @@ async fn lasts(
     stream: DuplexStream,
 ) -> Duration {
     let begun = Instant::now();
+    let speaks = speak(Line::new(stream, WRITE_STALL), terms, (), || true, answer);
     tokio::select! {
-        _ = speak(Line::new(stream, WRITE_STALL), terms, (), || true, answer) => begun.elapsed(),
-        () = async { peer.await; pending().await } => unreachable!(),
+        _ = speaks => {}
+        () = async { peer.await; tokio::time::sleep(NEVER).await } => {}
     }
+    begun.elapsed()
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +151,8 @@ async fn a_stranger_that_floods_and_reads_nothing_goes_when_its_time_is_over() {
     let floods = peer.floods(|stream| if stream == 1 { head(1, &[]) } else { ping() });
     tokio::select! {
         () = attend(stranger(stream), calls.service()) => {}
-        () = async { floods.await; pending().await } => {}
+        () = floods => {}
+        () = tokio::time::sleep(NEVER) => {}
     }
     assert_eq!(begun.elapsed(), crate::listen::STRANGER_STAY);
 }
@@ -207,6 +213,28 @@ async fn calls_that_are_taken_back_at_once_end_the_connection_and_so_do_too_many
     assert_eq!(begun.elapsed(), Duration::ZERO);
     assert!(calls.calls() <= MAX_STRANGER_CALLS, "{}", calls.calls());
     assert!(kinds.len() < 100, "{kinds:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_calls_again_and_again_is_hung_up_on() {
+    let (ours, theirs) = duplex(ROOM);
+    let begun = Instant::now();
+    let calls = async {
+        let (mut requests, connection) = h2::client::handshake(ours).await.unwrap();
+        tokio::spawn(connection);
+        let mut answered = 0;
+        while answered <= MAX_STRANGER_CALLS {
+            let Ok(ready) = requests.ready().await else { break };
+            requests = ready;
+            let request = Request::post("https://x/").body(()).unwrap();
+            let Ok((answer, _)) = requests.send_request(request, true) else { break };
+            answered += usize::from(answer.await.is_ok());
+        }
+        answered
+    };
+    let (answered, ()) = tokio::join!(calls, attend(stranger(theirs), answering()));
+    assert_eq!(answered, MAX_STRANGER_CALLS);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
