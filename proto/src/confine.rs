@@ -20,7 +20,8 @@ pub fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let library = !metadata.target().starts_with("mesh");
     let netlink = ["netlink", "genetlink", "rtnetlink", "wireguard_control"];
     let messages = netlink.iter().any(|name| metadata.target().starts_with(name));
-    !messages && !(library && *metadata.level() > Level::DEBUG)
+    let finest = library && *metadata.level() > Level::DEBUG;
+    !(messages || finest)
 }
 
 #[cfg(test)]

@@ -270,6 +270,7 @@ async fn a_key_peers_and_a_port_go_in_one_update(stage: Stage) {
         private_key: Some(private_key(0)),
         listen_port: Some(PORT),
         fwmark: Some(0x6d65),
+        barred: None,
         peers: vec![(public_key(1), PeerChange::Add(peer(1)))],
     };
     device.apply(&update).await.unwrap();

@@ -204,6 +204,7 @@ impl Node {
             private_key: Some(private_key(self.index)),
             listen_port: Some(PORT),
             fwmark: None,
+            barred: None,
             peers,
         });
         let config = LinkConfig { addresses: addresses(self.index), overlay: overlay(), mtu: 1_420 };
