@@ -1,5 +1,7 @@
 //! The rule that keeps own datagrams out of the own interface, in a network namespace of the test's own. Needs root.
 
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
 use mesh_node::drop_rule::{self, DropRule};
 use mesh_node::mark::DEFAULT_MARK;
 use nix::sched::{CloneFlags, unshare};

@@ -1,5 +1,7 @@
 //! What a log shows when everything is asked for. A process of its own: the log is the process's.
 
+#![allow(clippy::unwrap_used)] // In tests, which end by it.
+
 use mesh_node::device::{BackendChoice, open};
 use mesh_node::link::Links;
 use std::io::{self, Write};

@@ -4,9 +4,19 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// What a core may use besides the words of the mesh: formats, checksums, key arithmetic, error types, log fields.
-const PURE: [&str; 9] =
-    ["mesh-types", "ciborium", "crc32fast", "ed25519-dalek", "serde", "sha2", "thiserror", "tracing", "x25519-dalek"];
+/// What a core may use besides the words of the mesh: address ranges, formats, checksums, key arithmetic, error types, log fields.
+const PURE: [&str; 10] = [
+    "mesh-types",
+    "ciborium",
+    "crc32fast",
+    "ed25519-dalek",
+    "ipnet",
+    "serde",
+    "sha2",
+    "thiserror",
+    "tracing",
+    "x25519-dalek",
+];
 const CORES: [&str; 2] = ["mesh-coordinator-core", "mesh-node-core"];
 const BINARIES: [&str; 3] = ["mesh-coordinator", "mesh-node", "mesh-cli"];
 
