@@ -15,7 +15,6 @@ const VXLAN_PORT: u16 = 4789;
 const BLOCKED: Duration = Duration::from_secs(12);
 
 #[test]
-#[ignore = "takes minutes and raw sockets: run it by tests/roaming/run"]
 fn a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh() {
     in_lab("inside::carried::a_vxlan_that_the_mesh_carries_is_no_way_for_the_mesh", async |mut lab| {
         let members = mesh(&mut lab, Place::Cable).await;

@@ -1,7 +1,7 @@
 //! A member whose datagrams come from its overlay address: what it sends is authentic, where it comes from is forged.
 
 use super::cable::{CABLE, block, index_of, link_layer_address};
-use super::stage::{CHANGING, LISTEN_PORT, Member, Place, host, mesh};
+use super::stage::{CHANGING, LISTEN_PORT, Member, Place, host, is_kernel, mesh};
 use super::tap::Tap;
 use crate::in_lab;
 use mesh_cli::lab::Pings;
@@ -22,7 +22,6 @@ const IPV4_HEADER: usize = 20;
 const UDP_CHECKSUM: usize = IPV4_HEADER + 6;
 
 #[test]
-#[ignore = "takes minutes and raw sockets: run it by tests/roaming/run"]
 fn a_member_that_sends_from_its_overlay_address_is_not_answered_there() {
     in_lab("inside::forged::a_member_that_sends_from_its_overlay_address_is_not_answered_there", async |mut lab| {
         let [victim, attacker, third] = mesh(&mut lab, Place::Cable).await;
@@ -43,7 +42,9 @@ fn a_member_that_sends_from_its_overlay_address_is_not_answered_there() {
 
         let forged = victim.strange();
         assert!(forged > 0, "nothing came from an overlay address: there was no attack");
-        victim.sends_to_the_underlay("under attack").await;
+        if !is_kernel() {
+            victim.sends_to_the_underlay("under attack").await;
+        }
         assert_eq!(victim.wrapped(), 0, "sent into the tunnel what is the tunnel: {}", victim.picture().await);
         let each = u64::try_from(ATTACK.as_millis() / INTERVAL.as_millis()).unwrap();
         let sent = after - before;
@@ -51,7 +52,9 @@ fn a_member_that_sends_from_its_overlay_address_is_not_answered_there() {
         let now = Instant::now();
         others.answered_since(&[victim.overlay.into()], now).await.unwrap();
         println!("{forged} forged datagrams, or more; {sent:?} in the tunnel for four flows of {each} pings");
+        // A kernel takes the next forged one's source as soon as it has been told better.
         forger.stop();
+        victim.sends_to_the_underlay("after the attack").await;
         for pings in [others, towards, pinged] {
             println!("{:?}", pings.stop().await.unwrap());
         }

@@ -1,7 +1,6 @@
 //! A mesh never carries itself: whatever makes a datagram of it come from an overlay address, nobody answers to there.
 //!
-//! `tests/roaming/run` runs these longer, and in a virtual machine with kernel devices; see there for `MESH_BACKEND` and
-//! `MESH_ROUNDS`.
+//! `tests/roaming/run` runs these longer (`MESH_ROUNDS`), and in a virtual machine with kernel devices (`MESH_BACKEND`).
 
 mod cable;
 mod carried;

@@ -1,4 +1,4 @@
-//! Three members with traffic between them, and what may be asked of each: where its device sends, and how much it sent.
+//! Three members with traffic between them, and what may be asked of each: where its device sends, and how much.
 
 use super::cable::{CABLE, Holder, Sent, route_all};
 use super::tap::Tap;
@@ -88,6 +88,11 @@ fn backend() -> String {
     std::env::var("MESH_BACKEND").unwrap_or_else(|_| "userspace".to_owned())
 }
 
+/// Whether the members have kernel devices.
+pub(crate) fn is_kernel() -> bool {
+    backend() == "kernel"
+}
+
 /// An address of a /24.
 pub(crate) fn host(network: Ipv4Addr, number: u8) -> Ipv4Addr {
     let [a, b, c, _] = network.octets();
@@ -103,7 +108,7 @@ pub(crate) fn is_underlay(address: IpAddr) -> bool {
 impl Member {
     /// Where the device sends to, as it says itself.
     pub(crate) async fn endpoints(&self) -> Vec<SocketAddr> {
-        let said = if backend() == "kernel" { self.ask_kernel().await } else { self.ask_engine() };
+        let said = if is_kernel() { self.ask_kernel().await } else { self.ask_engine() };
         said.iter().filter_map(|endpoint| endpoint.parse().ok()).collect()
     }
 
@@ -126,7 +131,7 @@ impl Member {
 
     /// Fails if the device sends to anywhere but the underlay; a kernel's may until it has been looked at.
     pub(crate) async fn sends_to_the_underlay(&self, when: &str) {
-        let deadline = tokio::time::Instant::now() + if backend() == "kernel" { LOOK } else { Duration::ZERO };
+        let deadline = tokio::time::Instant::now() + if is_kernel() { LOOK } else { Duration::ZERO };
         loop {
             let strange: Vec<_> =
                 self.endpoints().await.into_iter().filter(|endpoint| !is_underlay(endpoint.ip())).collect();
