@@ -53,10 +53,22 @@ pub(super) fn ranges(carried: &BTreeSet<u32>, addresses: &[Address], routes: &[R
     let all: Vec<IpNet> = all.filter(|net| !is_default(net) && !is_kernels(net)).collect();
     let mut all = IpNet::aggregate(&all);
     while all.len() > MAX_CARRIED_RANGES {
-        let wider: Vec<IpNet> = all.iter().map(|net| net.supernet().unwrap_or(*net)).collect();
-        all = IpNet::aggregate(&wider);
+        all = IpNet::aggregate(&wider(&all));
     }
     all.into_iter().map(AllowedIp::from).collect()
+}
+
+/// The same with the narrowest of the family that has most made wider by a bit: they are the many, and the host's own
+/// network is sooner hit by widening a wide one.
+fn wider(ranges: &[IpNet]) -> Vec<IpNet> {
+    let v6 = 2 * ranges.iter().filter(|net| net.addr().is_ipv6()).count() > ranges.len();
+    let is_of_most = |net: &IpNet| net.addr().is_ipv6() == v6;
+    let narrowest = ranges.iter().filter(|net| is_of_most(net)).map(IpNet::prefix_len).max();
+    let widen = |net: &IpNet| match net.supernet() {
+        Some(wider) if is_of_most(net) && Some(net.prefix_len()) == narrowest => wider,
+        _ => *net,
+    };
+    ranges.iter().map(widen).collect()
 }
 
 /// Every link has link-local and multicast ranges; they say nothing about where one leads.
@@ -218,9 +230,13 @@ mod tests {
 
     #[test]
     fn more_ranges_than_are_kept_become_wider_ones() {
-        let routes: Vec<Route> = (0..1_024).map(|n| route(1, &format!("10.{}.{}.0/28", n / 256, n % 256))).collect();
+        let many = (0..1_024).map(|n| route(1, &format!("10.{}.{}.0/28", n / 256, n % 256)));
+        let routes: Vec<Route> = many.chain([route(1, "172.20.0.0/16"), route(1, "fd00:99::/48")]).collect();
         let found = ranges(&[1].into(), &[], &routes);
         assert!(found.len() <= MAX_CARRIED_RANGES);
         assert!(routes.iter().all(|route| found.iter().any(|range| range.net().contains(&route.destination))));
+        for wide in ["172.20.0.0/16", "fd00:99::/48"] {
+            assert!(found.contains(&wide.parse().unwrap()), "{wide} stays as it is: {found:?}");
+        }
     }
 }
