@@ -6,16 +6,14 @@
 //! that crate sends a peer whole for each change, brings a removed peer back, and does not join a peer that a dump cuts
 //! in two.
 
+use super::exchange::Family;
 use super::{Backend, Device, DeviceError, kernel_message};
-use crate::link::netlink::{Background, Link, Netlink, TIMEOUT};
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
-use genetlink::{GenetlinkError, GenetlinkHandle};
+use crate::link::netlink::{Link, Netlink, TIMEOUT};
+use futures::future::{BoxFuture, FutureExt as _, ready};
 use mesh_node_core::device::{ActualDevice, DeviceUpdate};
 use mesh_types::PublicKey;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_generic::GenlMessage;
-use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd};
 use std::io;
 use tracing::info;
 use wireguard_control::InterfaceName;
@@ -23,16 +21,12 @@ use wireguard_control::InterfaceName;
 /// A dump that a change ran into is begun anew this often. We are the only ones to change it, as a rule.
 const DUMP_ATTEMPTS: u32 = 4;
 
-/// The kernel's mark on a dump that a change ran into.
-const NLM_F_DUMP_INTR: u16 = 0x10;
-
 /// A kernel device.
 pub struct Kernel {
     interface: String,
     index: u32,
     netlink: Netlink,
-    generic: GenetlinkHandle,
-    _task: Background,
+    family: Family,
 }
 
 /// What the kernel calls such an interface.
@@ -57,14 +51,14 @@ impl Kernel {
             Owner::Other(error) => Err(error),
             Owner::Us(index) => {
                 info!(interface, "taking over our running kernel device");
-                Self::attach(netlink, interface, index)
+                Self::attach(netlink, interface, index).await
             }
             Owner::Nobody => {
                 let made = netlink.add_wireguard_link(interface, ours.map_or(UNMARKED, mark)).await;
                 made.map_err(|error| creation_error(interface, error))?;
                 let link = netlink.link(interface).await.map_err(|e| looking_at(interface, e))?;
                 let index = link.ok_or_else(|| DeviceError::Gone { interface: interface.to_owned() })?.index;
-                Self::attach(netlink, interface, index)
+                Self::attach(netlink, interface, index).await
             }
         }
     }
@@ -74,23 +68,21 @@ impl Kernel {
         let netlink = open_netlink()?;
         match owner(&netlink, interface, ours).await? {
             Owner::Nobody => Ok(None),
-            Owner::Us(index) => Self::attach(netlink, interface, index).map(Some),
+            Owner::Us(index) => Self::attach(netlink, interface, index).await.map(Some),
             Owner::Other(error) => Err(error),
         }
     }
 
-    fn attach(netlink: Netlink, interface: &str, index: u32) -> Result<Self, DeviceError> {
-        let (connection, generic, _unsolicited) =
-            genetlink::new_connection().map_err(|error| DeviceError::system("open a generic netlink socket", error))?;
-        let task = Background::spawn(connection);
-        Ok(Self { interface: interface.to_owned(), index, netlink, generic, _task: task })
+    async fn attach(netlink: Netlink, interface: &str, index: u32) -> Result<Self, DeviceError> {
+        let family = bounded(Family::find()).await;
+        let family = family.map_err(|error| DeviceError::system("find WireGuard in the kernel", error))?;
+        Ok(Self { interface: interface.to_owned(), index, netlink, family })
     }
 
-    async fn dump(&mut self) -> Result<ActualDevice, DeviceError> {
+    fn dump(&self) -> Result<ActualDevice, DeviceError> {
         let doing = format!("read the WireGuard device {}", self.interface);
         for _ in 0..DUMP_ATTEMPTS {
-            let attempt = self.try_dump();
-            if let Some(device) = bounded(attempt).await.map_err(|error| self.error(&doing, error))? {
+            if let Some(device) = self.try_dump().map_err(|error| self.error(&doing, error))? {
                 return Ok(device);
             }
         }
@@ -98,28 +90,16 @@ impl Kernel {
     }
 
     /// `None` if a change came in between.
-    async fn try_dump(&mut self) -> io::Result<Option<ActualDevice>> {
+    fn try_dump(&self) -> io::Result<Option<ActualDevice>> {
         let mut device = ActualDevice::default();
-        let mut replies = self.request(WireguardCmd::GetDevice, Vec::new(), NLM_F_DUMP).await?;
-        let mut whole = true;
-        while let Some(reply) = replies.next().await {
-            let reply = reply.map_err(io::Error::other)?;
-            whole &= reply.header.flags & NLM_F_DUMP_INTR == 0;
-            match reply.payload {
-                NetlinkPayload::InnerMessage(message) => {
-                    kernel_message::decode(&message.payload.attributes, &mut device);
-                }
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                _ => {}
-            }
-        }
+        let take = |attributes: &[WireguardAttribute]| kernel_message::decode(attributes, &mut device);
+        let whole = self.request(WireguardCmd::GetDevice, Vec::new(), NLM_F_DUMP, take)?;
         Ok(whole.then_some(device))
     }
 
-    async fn apply_all(&mut self, update: &DeviceUpdate) -> Result<(), DeviceError> {
+    fn apply_all(&self, update: &DeviceUpdate) -> Result<(), DeviceError> {
         for message in kernel_message::encode(update) {
-            let sent = self.send(message);
-            if let Err(error) = bounded(sent).await {
+            if let Err(error) = self.request(WireguardCmd::SetDevice, message, NLM_F_ACK, |_| {}) {
                 return Err(match (error.raw_os_error(), update.listen_port) {
                     (Some(libc::EADDRINUSE), Some(port)) => DeviceError::PortTaken { port },
                     _ => self.error(&format!("change the WireGuard device {}", self.interface), error),
@@ -129,33 +109,16 @@ impl Kernel {
         Ok(())
     }
 
-    async fn send(&mut self, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
-        let mut replies = self.request(WireguardCmd::SetDevice, attributes, NLM_F_ACK).await?;
-        while let Some(reply) = replies.next().await {
-            if let NetlinkPayload::Error(error) = reply.map_err(io::Error::other)?.payload
-                && error.code.is_some()
-            {
-                return Err(error.to_io());
-            }
-        }
-        Ok(())
-    }
-
     /// Addresses the device by index, so that another of the same name is never touched.
-    async fn request(
-        &mut self,
+    fn request(
+        &self,
         cmd: WireguardCmd,
         mut attributes: Vec<WireguardAttribute>,
         flags: u16,
-    ) -> io::Result<
-        impl futures::Stream<Item = Result<NetlinkMessage<GenlMessage<WireguardMessage>>, netlink_packet_core::DecodeError>>
-        + Unpin
-        + use<>,
-    > {
+        answer: impl FnMut(&[WireguardAttribute]),
+    ) -> io::Result<bool> {
         attributes.insert(0, WireguardAttribute::IfIndex(self.index));
-        let mut message = NetlinkMessage::from(GenlMessage::from_payload(WireguardMessage { cmd, attributes }));
-        message.header.flags = NLM_F_REQUEST | flags;
-        self.generic.request(message).await.map_err(generic_error)
+        self.family.request(cmd, attributes, flags, answer)
     }
 
     fn error(&self, doing: &str, error: io::Error) -> DeviceError {
@@ -181,11 +144,11 @@ impl Device for Kernel {
     }
 
     fn read(&mut self) -> BoxFuture<'_, Result<ActualDevice, DeviceError>> {
-        self.dump().boxed()
+        ready(self.dump()).boxed()
     }
 
     fn apply<'a>(&'a mut self, update: &'a DeviceUpdate) -> BoxFuture<'a, Result<(), DeviceError>> {
-        self.apply_all(update).boxed()
+        ready(self.apply_all(update)).boxed()
     }
 
     fn remove(self: Box<Self>) -> BoxFuture<'static, Result<(), DeviceError>> {
@@ -255,13 +218,6 @@ fn creation_error(interface: &str, error: io::Error) -> DeviceError {
 
 async fn bounded<T>(call: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(TIMEOUT, call).await?
-}
-
-fn generic_error(error: GenetlinkError) -> io::Error {
-    match error {
-        GenetlinkError::NetlinkError(error) => error,
-        error => io::Error::other(error),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod cryptokey;
 pub mod error;
+mod exchange;
 pub mod fake;
 pub mod kernel;
 mod kernel_message;
